@@ -1,0 +1,73 @@
+"""What operators say about axes: equations and notes, as data."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from graphprune.axes.expr import Axis
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an equation comes from: a node's name and its operator (empty for the graph's own border)."""
+
+    node: str
+    operator: str
+
+    def __str__(self) -> str:
+        return f"{self.operator} {self.node!r}" if self.operator else self.node
+
+
+class Role(str, enum.Enum):
+    """What an operator does with a dim of one of its inputs."""
+
+    PRODUCED = "produced"
+    CARRIED = "carried"
+    CONTRACTED = "contracted"
+    NORMALISED = "normalised"
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """Two axes are the same axis, slot by slot."""
+
+    left: Axis
+    right: Axis
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """No index of this axis may be removed, and why."""
+
+    axis: Axis
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """This axis of an output is made here from nothing, at any size."""
+
+    axis: Axis
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Input number `operand` has this axis (or this part of one) in this role; `gain`: as a scale per index."""
+
+    operand: int
+    axis: Axis
+    role: Role
+    gain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What a letter of the operator's notation stands for at this node; refit rules ask for its size."""
+
+    letter: str
+    axis: Axis
+
+
+Equation: TypeAlias = Same | Pin | Free | Use | Letter

@@ -1,0 +1,188 @@
+"""Models at the border: load whatever holds an ONNX graph, find its constants, save without half-written files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import onnx_ir as ir
+
+from graphprune.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    import onnx
+
+ModelLike: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model | Any"
+"""A path, a ModelProto, an onnx_ir Model or a graphsurgeon Graph."""
+
+_EMBED_LIMIT = 1_900_000_000
+
+
+def load(model: ModelLike) -> ir.Model:
+    """Return a model as onnx_ir; weights in external data stay on disk, memory-mapped.
+
+    >>> load("model.onnx").graph.name  # doctest: +SKIP
+
+    Raises ModelError if the file is missing, not ONNX, truncated, or its external data is.
+    """
+    if isinstance(model, ir.Model):
+        return model
+    if isinstance(model, (str, os.PathLike)):
+        return _load_path(Path(model))
+    import onnx
+
+    if isinstance(model, onnx.ModelProto):
+        return _checked(ir.serde.deserialize_model(model), "the model")
+    if type(model).__module__.startswith("onnx_graphsurgeon"):
+        import onnx_graphsurgeon
+
+        return _checked(ir.serde.deserialize_model(onnx_graphsurgeon.export_onnx(model)), "the graph")
+    raise UsageError(f"cannot load a model from {type(model).__name__}: give a path, ModelProto, ir.Model or gs.Graph")
+
+
+def _load_path(path: Path) -> ir.Model:
+    if not path.exists():
+        raise ModelError(f"{path}: no such file")
+    if not path.is_file():
+        raise ModelError(f"{path}: is not a file")
+    try:
+        model = ir.load(path)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:
+        raise ModelError(f"{path}: is not an ONNX model, or is truncated ({type(error).__name__})") from error
+    return _checked(model, str(path))
+
+
+def _checked(model: ir.Model, where: str) -> ir.Model:
+    if not model.ir_version or not (len(model.graph) or model.graph.outputs):
+        raise ModelError(f"{where}: is not an ONNX model: it has no graph")
+    for value, tensor in constants(model.graph):
+        if isinstance(tensor, ir.ExternalTensor):
+            _check_external(value.name or "", tensor, where)
+        elif isinstance(tensor, ir.TensorProtoTensor):
+            _check_embedded(value.name or "", tensor, where)
+    return model
+
+
+def _check_embedded(name: str, tensor: ir.TensorProtoTensor, where: str) -> None:
+    proto = tensor.raw
+    if proto.HasField("raw_data") and len(proto.raw_data) < tensor.nbytes:
+        have = len(proto.raw_data)
+        raise ModelError(f"{where}: initializer {name!r} is truncated: {have} of {tensor.nbytes} bytes")
+
+
+def _check_external(name: str, tensor: ir.ExternalTensor, where: str) -> None:
+    folder = Path(tensor.base_dir or ".").resolve()
+    file = (folder / tensor.location).resolve()
+    if os.path.isabs(tensor.location) or not file.is_relative_to(folder):
+        raise ModelError(f"{where}: external data of {name!r} points outside the model's folder: {tensor.location}")
+    if not file.is_file():
+        raise ModelError(f"{where}: external data of {name!r} is missing: {file.name} (copy it beside the model)")
+    end = (tensor.offset or 0) + (tensor.length if tensor.length is not None else tensor.nbytes)
+    if file.stat().st_size < end or (tensor.length is not None and tensor.length < tensor.nbytes):
+        raise ModelError(f"{where}: external data of {name!r} is too short: {file.name} ends before byte {end}")
+
+
+def constants(graph: ir.Graph) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
+    """Yield the initializers and the outputs of Constant nodes of a graph, subgraphs not included."""
+    for value in graph.initializers.values():
+        if value.const_value is not None:
+            yield value, value.const_value
+    for node in graph:
+        if not node.inputs and len(node.outputs) == 1:
+            tensor = constant_of(node.outputs[0])
+            if tensor is not None:
+                yield node.outputs[0], tensor
+
+
+def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return the content of an initializer or of a Constant node's output."""
+    if value is None:
+        return None
+    if value.const_value is not None and value.producer() is None:
+        return value.const_value
+    node = value.producer()
+    if node is None or node.inputs or len(node.outputs) != 1:
+        return None
+    return ir.convenience.get_const_tensor(value)
+
+
+def set_constant(value: ir.Value, tensor: ir.TensorProtocol) -> None:
+    """Replace the content of an initializer or of a Constant node's output."""
+    node = value.producer()
+    if node is None:
+        value.const_value = tensor
+    else:
+        node.attributes.clear()
+        node.attributes["value"] = ir.AttrTensor("value", tensor)
+        value.const_value = None
+    value.shape = ir.Shape(tensor.shape)
+
+
+def add_constant(graph: ir.Graph, name: str, tensor: ir.TensorProtocol, ir_version: int) -> ir.Value:
+    """Add a constant: an initializer, or a node for files so old that every initializer is an input as well."""
+    if ir_version >= 4:
+        value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        graph.register_initializer(value)
+        return value
+    node = ir.node("Constant", [], attributes=[ir.AttrTensor("value", tensor)], name=name)
+    node.outputs[0].name = name
+    node.outputs[0].shape = ir.Shape(tensor.shape)
+    node.outputs[0].type = ir.TensorType(tensor.dtype)
+    graph.insert_before(graph.node(0), node)
+    return node.outputs[0]
+
+
+def tensor_bytes(model: ir.Model) -> int:
+    """Return the bytes of all constants of a model."""
+    return sum(t.nbytes for _, t in constants(model.graph))
+
+
+def has_external_data(model: ir.Model) -> bool:
+    return any(isinstance(t, ir.ExternalTensor) for _, t in constants(model.graph))
+
+
+def release(tensor: ir.TensorProtocol) -> None:
+    """Let go of the memory map of an external tensor, so that reading many does not fill memory."""
+    if isinstance(tensor, ir.ExternalTensor):
+        tensor.release()
+
+
+def save(model: ir.Model, path: str | os.PathLike[str], *, external: bool | None = None) -> None:
+    """Write a model beside its destination, then rename; weights go into `NAME.data` if `external`.
+
+    By default external data is used where the weights exceed what one protobuf file may hold.
+    """
+    target = Path(path)
+    if external is None:
+        external = tensor_bytes(model) > _EMBED_LIMIT
+    if not target.parent.is_dir():
+        raise UsageError(f"{target}: cannot be written: no folder {target.parent}")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".graphprune-", dir=target.parent) as folder:
+            written = write_into(model, Path(folder), target.name, external=external)
+            publish(written, target)
+    except OSError as error:
+        raise UsageError(f"{target}: cannot be written: {error.strerror or error}") from error
+
+
+def write_into(model: ir.Model, folder: Path, name: str, *, external: bool) -> Path:
+    """Write a model into a folder under its final names; return the model file's path."""
+    path = folder / name
+    if external:
+        ir.save(model, path, external_data=name + ".data", size_threshold_bytes=1024, max_workers=1)
+    else:
+        ir.save(model, path)
+    return path
+
+
+def publish(written: Path, target: Path) -> None:
+    """Move a written model and its data file to their destination, data first."""
+    data = written.with_name(written.name + ".data")
+    if data.exists():
+        os.replace(data, target.with_name(target.name + ".data"))
+    os.replace(written, target)

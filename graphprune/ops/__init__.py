@@ -1,0 +1,42 @@
+"""All operator knowledge, in tables: one table per question, one row per operator.
+
+`AXES`: which axes are the same, and which may not change. `REFITS`: which attributes and integer inputs
+follow a size. `COSTS`: multiply-accumulates. `CONTENTS`: which contents shapes alone tell.
+"""
+
+from __future__ import annotations
+
+from graphprune.ops import attention, conv, elementwise, gather, matmul, movement, normalization, reduction, shapes
+from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Table
+from graphprune.ops.shapes import RANDOM, ContentRule
+from graphprune.ops.sizes import RefitRule
+
+AXES: Table[AxisRule] = Table(
+    "axes",
+    [
+        *elementwise.AXES,
+        *conv.AXES,
+        *matmul.AXES,
+        *normalization.AXES,
+        *reduction.AXES,
+        *movement.AXES,
+        *gather.AXES,
+        *attention.AXES,
+        *shapes.AXES,
+    ],
+)
+REFITS: Table[RefitRule] = Table(
+    "refits",
+    [
+        *conv.REFITS,
+        *normalization.REFITS,
+        *movement.REFITS,
+        *gather.REFITS,
+        *attention.REFITS,
+        *shapes.REFITS,
+    ],
+)
+COSTS: Table[CostRule] = Table("costs", [*conv.COSTS, *matmul.COSTS, *attention.COSTS])
+CONTENTS: Table[ContentRule] = Table("contents", [*shapes.CONTENTS])
+
+__all__ = ["AXES", "CONTENTS", "COSTS", "RANDOM", "REFITS", "AxisRule", "CostRule", "Op", "Operand", "RefitRule", "Table"]

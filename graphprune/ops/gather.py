@@ -1,0 +1,194 @@
+"""Indexing: which axis is indexed, and by what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from graphprune.axes import Axis, Equation, Pin, Role, Same, Use, concat, fresh
+from graphprune.ops.registry import AxisRule, Op, Operand, Row, normalise_axis, pin_all, row
+from graphprune.ops.sizes import Change, RefitRule, SetInput, Shrunk
+
+_INDEXED = "indexed by data"
+_MOST_RUNS = 16
+
+
+def runs(indices: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return (start, stop) of maximal ascending runs; an index that comes twice ends a run.
+
+    >>> runs(np.array([4, 5, 6, 0, 1]))
+    [(4, 7), (0, 2)]
+    """
+    out: list[tuple[int, int]] = []
+    for i in indices.tolist():
+        if out and i == out[-1][1]:
+            out[-1] = (out[-1][0], i + 1)
+        else:
+            out.append((i, i + 1))
+    return out
+
+
+def pieces(axis: Axis, spans: list[tuple[int, int]]) -> Iterator[tuple[list[Axis], list[Equation]]]:
+    """Cut an axis at all ends of `spans`; yield the parts of each span with the equations that cut it."""
+    cuts = sorted({0, axis.size, *[e for s in spans for e in s]})
+    parts = [fresh(b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    equation: list[Equation] = [Same(axis, concat(*parts))]
+    for a, b in spans:
+        yield [p for p, lo in zip(parts, cuts, strict=False) if a <= lo < b], equation
+        equation = []
+
+
+def selected(op: Op) -> tuple[int, npt.NDArray[np.int64]] | None:
+    """Return the axis and the fixed, nonnegative, at most 1-D indices of a gather."""
+    indices = op.fixed(1)
+    if indices is None or np.ndim(indices) > 1:
+        return None
+    x = op.x()
+    axis = normalise_axis(op.attr("axis", 0), x.rank)
+    flat = np.asarray(indices, dtype=np.int64).ravel()
+    return axis, np.where(flat < 0, flat + x.shape[axis], flat)
+
+
+def gather(op: Op) -> Iterator[Equation]:
+    """Axes of the indices take the place of the indexed axis; fixed indices select slots of it."""
+    x, indices, y = op.x(0), op.x(1), op.y()
+    axis = normalise_axis(op.attr("axis", 0), x.rank)
+    for k, a in enumerate(x.axes):
+        if k != axis:
+            out = y.axes[k if k < axis else k + indices.rank - 1]
+            yield from _carried(0, a, out)
+    found = selected(op)
+    if found is not None:
+        spans = runs(found[1])
+        if spans and len(spans) <= _MOST_RUNS:
+            yield from _select(op, axis, spans, y.axes[axis] if indices.rank else None)
+            return
+    reason = _INDEXED if found is None else "picked in an order of its own"
+    yield Pin(x.axes[axis], reason)
+    for k, a in enumerate(indices.axes):
+        yield from _carried(1, a, y.axes[axis + k])
+
+
+def _carried(operand: int, axis: Axis, out: Axis) -> Iterator[Equation]:
+    yield Same(axis, out)
+    yield Use(operand, axis, Role.CARRIED)
+
+
+def _select(op: Op, axis: int, spans: list[tuple[int, int]], out: Axis | None) -> Iterator[Equation]:
+    taken: list[Axis] = []
+    for parts, equations in pieces(op.x().axes[axis], spans):
+        yield from equations
+        taken += parts
+    if out is not None:
+        yield Same(out, concat(*taken))
+    else:
+        yield Pin(concat(*taken), "picked by index")
+    yield from (Use(1, a, Role.CARRIED) for a in op.x(1).axes)
+
+
+def refit_gather(op: Op, now: Shrunk) -> Iterator[Change]:
+    found = selected(op)
+    if found is None:
+        return
+    axis, indices = found
+    where = op.x().axes[axis]
+    if not now.changed(where):
+        return
+    place = {old: new for new, old in enumerate(now.slots(where))}
+    yield SetInput(1, tuple(place[i] for i in indices.tolist() if i in place), scalar=op.x(1).rank == 0)
+
+
+def _element_axes(op: Op, data: Operand, *others: Operand) -> Iterator[Equation]:
+    axis = normalise_axis(op.attr("axis", 0), data.rank)
+    for k, a in enumerate(data.axes):
+        for other in others:
+            if k == axis:
+                yield Pin(other.axes[k], _INDEXED)
+            elif other.shape[k] == a.size:
+                yield Same(a, other.axes[k])
+            else:
+                yield Pin(a, _INDEXED)
+                yield Pin(other.axes[k], _INDEXED)
+    yield Pin(data.axes[axis], _INDEXED)
+
+
+def gather_elements(op: Op) -> Iterator[Equation]:
+    """One axis is indexed by data, the others go along."""
+    yield from _element_axes(op, op.x(0), op.x(1), op.y())
+
+
+def scatter_elements(op: Op) -> Iterator[Equation]:
+    """One axis is indexed by data, the others go along."""
+    yield from _element_axes(op, op.x(0), op.x(1), op.x(2), op.y())
+
+
+def gather_nd(op: Op) -> Iterator[Equation]:
+    """`b i x, b r k -> b r x`: the axes that the last axis of the indices picks from are indexed."""
+    x, indices, y = op.x(0), op.x(1), op.y()
+    batch, depth = op.attr("batch_dims", 0), indices.shape[-1]
+    yield from (Pin(a, _INDEXED) for a in x.axes[: batch + depth])
+    yield from (Pin(a, _INDEXED) for a in (*indices.axes, *y.axes[: indices.rank - 1]))
+    yield from (Same(a, b) for a, b in zip(x.axes[batch + depth :], y.axes[indices.rank - 1 :], strict=True))
+
+
+def scatter_nd(op: Op) -> Iterator[Equation]:
+    """The axes that the last axis of the indices picks from are indexed, the rest goes along."""
+    x, indices, updates, y = op.x(0), op.x(1), op.x(2), op.y()
+    depth = indices.shape[-1]
+    yield from (Pin(a, _INDEXED) for a in (*x.axes[:depth], *indices.axes, *updates.axes[: indices.rank - 1]))
+    yield from (Same(a, b) for a, b in zip(x.axes, y.axes, strict=True))
+    yield from (Same(a, b) for a, b in zip(x.axes[depth:], updates.axes[indices.rank - 1 :], strict=True))
+
+
+def tensor_scatter(op: Op) -> Iterator[Equation]:
+    """A cache is written along one axis; the others go along."""
+    x, update, y = op.x(0), op.x(1), op.y()
+    axis = normalise_axis(op.attr("axis", -2), x.rank)
+    for k, a in enumerate(x.axes):
+        yield Same(a, y.axes[k])
+        yield Pin(update.axes[k], _INDEXED) if k == axis else Same(a, update.axes[k])
+    yield Pin(x.axes[axis], _INDEXED)
+    yield from (Pin(a, _INDEXED) for o in op.inputs[2:] if o is not None for a in o.axes)
+
+
+def compress(op: Op) -> Iterator[Equation]:
+    """A condition picks along one axis."""
+    axis = op.attr("axis")
+    if axis is None:
+        yield from pin_all(op, _INDEXED)
+        return
+    axis = normalise_axis(axis, op.x().rank)
+    yield from (Same(a, b) for k, (a, b) in enumerate(zip(op.x().axes, op.y().axes, strict=True)) if k != axis)
+    yield from (Pin(a, _INDEXED) for a in (op.x().axes[axis], op.y().axes[axis], *op.x(1).axes))
+
+
+def one_hot(op: Op) -> Iterator[Equation]:
+    """Indices become an axis of classes."""
+    x, y = op.x(0), op.y()
+    axis = normalise_axis(op.attr("axis", -1), y.rank)
+    rest = [a for k, a in enumerate(y.axes) if k != axis]
+    yield from (Same(a, b) for a, b in zip(x.axes, rest, strict=True))
+    yield Pin(y.axes[axis], "one index per class")
+    yield from (Pin(a, "a pair of values") for a in op.x(2).axes)
+    yield from (Pin(a, "a number") for a in op.x(1).axes)
+
+
+def nms(op: Op) -> Iterator[Equation]:
+    yield from pin_all(op, "boxes are selected by data")
+
+
+AXES: tuple[Row[AxisRule], ...] = (
+    row(gather, "Gather"),
+    row(gather_elements, "GatherElements"),
+    row(scatter_elements, "ScatterElements", "Scatter"),
+    row(gather_nd, "GatherND"),
+    row(scatter_nd, "ScatterND"),
+    row(tensor_scatter, "TensorScatter"),
+    row(compress, "Compress"),
+    row(one_hot, "OneHot"),
+    row(nms, "NonMaxSuppression"),
+)
+
+REFITS: tuple[Row[RefitRule], ...] = (row(refit_gather, "Gather"),)

@@ -1,0 +1,95 @@
+"""Operators that answer with sizes, or make values from sizes; and which contents are known from shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from math import prod
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from graphprune.axes import Equation, Free, Pin
+from graphprune.ops.registry import AxisRule, Op, Row, pin_all, row
+from graphprune.ops.sizes import Change, FreezeOutput, RefitRule, Shrunk, output_sizes
+
+
+def sizes_answered(op: Op) -> Iterator[Equation]:
+    """A size is asked; the axes asked of are not touched."""
+    yield from (Pin(a, "a list of sizes") for a in op.y().axes)
+    yield from (Free(a) for a in op.x().axes)
+
+
+def positions(op: Op) -> Iterator[Equation]:
+    yield from pin_all(op, "values that depend on positions")
+
+
+def filled(op: Op) -> Iterator[Equation]:
+    """One value everywhere: the output can be made at any size."""
+    y = op.y()
+    for axis, dynamic in zip(y.axes, y.dynamic, strict=True):
+        yield Pin(axis, "made at a size that is not fixed") if dynamic else Free(axis)
+    yield from (Pin(a, "a list of sizes") for a in op.x().axes)
+
+
+def is_filled(op: Op) -> bool:
+    """Return whether a node makes one value everywhere at a size that is written in the file."""
+    return op.domain == "" and op.type == "ConstantOfShape" and op.fixed(0) is not None
+
+
+def shape_range(op: Op) -> tuple[int, int]:
+    """Return the range of axes that a Shape node reports (opset 15: start and end)."""
+    rank = op.x().rank
+    start, end, _ = slice(op.attr("start", 0), op.attr("end"), 1).indices(rank)
+    return start, end
+
+
+def refit_shape(op: Op, now: Shrunk) -> Iterator[Change]:
+    """Sizes used as numbers stay what they were; what needs the new sizes is refit where it is used."""
+    start, end = shape_range(op)
+    axes, dynamic = op.x().axes[start:end], op.x().dynamic[start:end]
+    if any(now.changed(a) for a in axes):
+        yield FreezeOutput(tuple(None if d else a.size for a, d in zip(axes, dynamic, strict=True)))
+
+
+def refit_size(op: Op, now: Shrunk) -> Iterator[Change]:
+    if any(now.changed(a) for a in op.x().axes) and not any(op.x().dynamic):
+        yield FreezeOutput((prod(op.x().shape),), scalar=True)
+
+
+def size_rule(op: Op) -> Iterator[Equation]:
+    """The number of elements: fixed only where every size is."""
+    if any(op.x().dynamic):
+        yield from pin_all(op, "the number of elements is used as a number")
+    else:
+        yield from (Free(a) for a in op.x().axes)
+
+
+AXES: tuple[Row[AxisRule], ...] = (
+    row(sizes_answered, "Shape"),
+    row(size_rule, "Size"),
+    row(filled, "ConstantOfShape"),
+    row(positions, "Range", "NonZero", "EyeLike", "Unique"),
+)
+
+REFITS: tuple[Row[RefitRule], ...] = (
+    row(refit_shape, "Shape"),
+    row(refit_size, "Size"),
+    row(output_sizes(0), "ConstantOfShape"),
+)
+
+Content: TypeAlias = npt.NDArray[Any]
+ContentRule: TypeAlias = Callable[[tuple[int, ...], Mapping[str, Any]], Content]
+
+
+def _shape_content(shape: tuple[int, ...], attributes: Mapping[str, Any]) -> Content:
+    return np.asarray(shape[slice(attributes.get("start", 0), attributes.get("end"))], dtype=np.int64)
+
+
+def _size_content(shape: tuple[int, ...], attributes: Mapping[str, Any]) -> Content:
+    return np.asarray(prod(shape), dtype=np.int64)
+
+
+CONTENTS: tuple[Row[ContentRule], ...] = (row(_shape_content, "Shape"), row(_size_content, "Size"))
+RANDOM = frozenset(["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"])
+"""Operators whose content is not a function of their inputs."""

@@ -1,0 +1,198 @@
+"""At which input sizes a model is looked at: two choices for every axis that the file leaves open.
+
+The `traced` sizes are primes that nothing else in the model shares, so that a size says where it comes from; the
+`natural` ones (one image of 224 x 224, 16 tokens) are what costs and times are given for. What differs between the
+two is what depends on the input. Where a network accepts only some sizes (multiples of 32, total = past + new), other
+choices are tried until no operator objects.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import onnx_ir as ir
+
+from graphprune.errors import UsageError
+from graphprune.shapes import World, infer
+
+Shapes: TypeAlias = "dict[str, tuple[int, ...]]"
+Symbols: TypeAlias = "dict[str, tuple[int | str, ...]]"
+_PRIMES = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67)
+_SPATIAL = (96, 160, 128, 192)
+_BATCH = re.compile(r"batch|^n$|^b$|^bs$|^nt$|^ni$|num_samples|^unk__|^0$", re.I)
+_PAST = re.compile(r"past|cache|history", re.I)
+_TOTAL = re.compile(r"total|\+", re.I)
+_AUDIO = re.compile(r"audio|wave|speech|input_values|signal|samples", re.I)
+
+
+@dataclass(frozen=True)
+class Worlds:
+    """A model at its traced and at its natural input sizes."""
+
+    traced_inputs: Shapes
+    natural_inputs: Shapes
+    traced: World
+    natural: World
+
+    @property
+    def has_dynamic(self) -> bool:
+        return self.traced_inputs != self.natural_inputs
+
+
+def real_inputs(model: ir.Model) -> list[ir.Value]:
+    """Return the inputs that a caller must give: not those with a default among the initializers."""
+    return [v for v in model.graph.inputs if v.name not in model.graph.initializers]
+
+
+def input_symbols(model: ir.Model) -> Symbols:
+    """Return each real input's sizes; open ones as names, unnamed ones named by rank and position."""
+    out: Symbols = {}
+    for value in real_inputs(model):
+        if value.shape is None or not isinstance(value.type, ir.TensorType):
+            out[value.name or ""] = ()
+            continue
+        sizes: list[int | str] = []
+        for k, n in enumerate(value.shape):
+            name = getattr(n, "value", None)
+            if isinstance(n, int) and n > 0:
+                sizes.append(n)
+            else:
+                sizes.append(str(name) if name else ("0" if k == 0 else f"?{len(value.shape)}:{k}"))
+        out[value.name or ""] = tuple(sizes)
+    return out
+
+
+def check_given(symbols: Symbols, given: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise UsageError if a given input shape does not fit the model's."""
+    for name, shape in given.items():
+        if name not in symbols:
+            raise UsageError(f"no input named {name!r}; the model's inputs are {', '.join(sorted(symbols)) or 'none'}")
+        want = symbols[name]
+        if want and (
+            len(want) != len(shape) or any(isinstance(w, int) and w != s for w, s in zip(want, shape, strict=True))
+        ):
+            raise UsageError(f"input {name!r} has shape {list(want)}, which {list(shape)} does not fit")
+
+
+def choose(
+    model: ir.Model, given: Mapping[str, tuple[int, ...]] | None = None, observe: Observer | None = None
+) -> Worlds:
+    """Return the model at its traced and natural sizes; `given` input shapes are taken as natural."""
+    given = dict(given or {})
+    symbols = input_symbols(model)
+    check_given(symbols, given)
+    natural = [{**s, **given} for s in _natural(symbols)]
+    shapes_n, world_n = _best(model, natural, observe)
+    if not any(isinstance(n, str) for sizes in symbols.values() for n in sizes):
+        return Worlds(shapes_n, shapes_n, world_n, world_n)
+    traced = [*_traced(symbols), *_scaled(symbols, shapes_n)]
+    shapes_t, world_t = _best(model, traced, observe)
+    return Worlds(shapes_t, shapes_n, world_t, world_n)
+
+
+Observer: TypeAlias = Callable[[ir.Model, Shapes, World], "dict[str, tuple[int, ...]]"]
+
+
+def _best(model: ir.Model, candidates: list[Shapes], observe: Observer | None) -> tuple[Shapes, World]:
+    """Return the first candidate that no operator objects to, else the one with the fewest objections."""
+    best: tuple[Shapes, World] | None = None
+    tried: list[Shapes] = []
+    for shapes in candidates:
+        if shapes in tried:
+            continue
+        tried.append(shapes)
+        world = infer(model, shapes)
+        if observe is not None and world.conflicts:
+            seen = observe(model, shapes, world)
+            if seen:
+                world = infer(model, shapes, observed=seen)
+                return shapes, world
+        if best is None or len(world.conflicts) < len(best[1].conflicts):
+            best = shapes, world
+        if not world.conflicts:
+            break
+    assert best is not None
+    return best
+
+
+def _assign(symbols: Symbols, size_of: Callable[[str, str, int, int], int]) -> Shapes:
+    """Give every open size the number that `size_of(input, symbol, axis, rank)` says; totals are sums."""
+    out: Shapes = {}
+    by_symbol: dict[str, int] = {}
+    for name, sizes in symbols.items():
+        for k, n in enumerate(sizes):
+            if isinstance(n, str):
+                by_symbol.setdefault(n, size_of(name, n, k, len(sizes)))
+    past = next((v for s, v in by_symbol.items() if _PAST.search(s) and not _TOTAL.search(s)), None)
+    new = next((v for s, v in by_symbol.items() if re.search(r"seq|^s$|len", s, re.I) and not _PAST.search(s)), None)
+    if past is not None:
+        for s in by_symbol:
+            if _TOTAL.search(s):
+                by_symbol[s] = past + (new or 1)
+    for name, sizes in symbols.items():
+        out[name] = tuple(by_symbol[n] if isinstance(n, str) else n for n in sizes)
+    return out
+
+
+def is_spatial(symbols: Symbols, name: str, axis: int) -> bool:
+    """Return whether an axis is a height or width: of a four-axis input, neither samples nor few channels."""
+    sizes = symbols[name]
+    if len(sizes) != 4 or axis == 0:
+        return False
+    last = isinstance(sizes[3], int) and sizes[3] <= 4 and not isinstance(sizes[1], int)
+    return axis in ((1, 2) if last else (2, 3))
+
+
+def _natural(symbols: Symbols) -> list[Shapes]:
+    def size(name: str, symbol: str, axis: int, rank: int) -> int:
+        if axis == 0 or _BATCH.search(symbol):
+            return 1
+        if is_spatial(symbols, name, axis):
+            return 224
+        if rank <= 3 and _AUDIO.search(f"{name} {symbol}") and axis == rank - 1:
+            return 16000
+        if _PAST.search(symbol):
+            return 8
+        return 16
+
+    first = _assign(symbols, size)
+    smaller = _assign(symbols, lambda n, s, k, r: {224: 64}.get(size(n, s, k, r), size(n, s, k, r)))
+    larger = _assign(symbols, lambda n, s, k, r: {224: 320, 16: 64}.get(size(n, s, k, r), size(n, s, k, r)))
+    return [first, smaller, larger]
+
+
+def _traced(symbols: Symbols) -> Iterator[Shapes]:
+    names = list(dict.fromkeys(n for sizes in symbols.values() for n in sizes if isinstance(n, str)))
+    rest = [n for n in names if not _BATCH.search(n)]
+
+    def by_name(name: str, symbol: str, axis: int, rank: int) -> int:
+        return 3 if symbol not in rest else _PRIMES[rest.index(symbol) % len(_PRIMES)]
+
+    def by_position(name: str, symbol: str, axis: int, rank: int) -> int:
+        return 3 if axis == 0 else _PRIMES[axis]
+
+    def spatial(name: str, symbol: str, axis: int, rank: int) -> int:
+        if is_spatial(symbols, name, axis):
+            return _SPATIAL[axis % 2]
+        return by_name(name, symbol, axis, rank)
+
+    def large(name: str, symbol: str, axis: int, rank: int) -> int:
+        return 3 if axis == 0 or symbol not in rest else 320 if is_spatial(symbols, name, axis) else 48
+
+    for size_of in (by_name, by_position, spatial, large):
+        yield _assign(symbols, size_of)
+
+
+def _scaled(symbols: Symbols, natural: Shapes) -> Iterator[Shapes]:
+    """The natural sizes, with open ones doubled, then with only the samples doubled."""
+    for only_batch in (False, True):
+        yield {
+            name: tuple(
+                n * 2 if isinstance(s, str) and (k == 0 or not only_batch) else n
+                for k, (s, n) in enumerate(zip(symbols[name] or shape, shape, strict=True))
+            )
+            for name, shape in natural.items()
+        }

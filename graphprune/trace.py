@@ -1,0 +1,254 @@
+"""One walk over the graph in its order: every node's axis rule is asked, and its equations are collected.
+
+Ensures: every axis of every operand is spoken of. An axis that a rule passes over is pinned, and an operator
+without a rule pins all that it touches, each with a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphprune.axes import Axis, Dim, Equation, Origin, Pin, Same, Use, fresh, leaves
+from graphprune.axes.equations import Free, Letter
+from graphprune.model import constant_of
+from graphprune.ops import AXES, Op, Operand
+from graphprune.ops.shapes import is_filled
+from graphprune.sizes import Worlds, real_inputs
+
+_FLOATS = frozenset(
+    [ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE]
+)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A constant with floating-point content; `filled`: one value, made by a node at a fixed size."""
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[Axis, ...]
+    read: Callable[[], npt.NDArray[Any]] = field(repr=False)
+    itemsize: int = 4
+    filled: bool = False
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class AxisGraph:
+    """What tracing found: operators with their operands, weights, and everything said about axes."""
+
+    ops: tuple[Op, ...]
+    values: Mapping[str, Operand]
+    weights: Mapping[str, Weight]
+    constants: Mapping[str, Operand]
+    equations: tuple[tuple[Equation, Origin], ...]
+    letters: Mapping[str, Mapping[str, Axis]]
+    uses: Mapping[str, tuple[Use, ...]]
+    sources: Mapping[str, frozenset[str]]
+    worlds: Worlds
+
+
+def trace(model: ir.Model, worlds: Worlds, allow_io: Callable[[str], bool] = lambda name: False) -> AxisGraph:
+    """Collect the equations of a normalised model.
+
+    `allow_io` says of an input's or output's name whether its axes are left free.
+    """
+    tracer = _Tracer(model, worlds)
+    tracer.border(allow_io)
+    for node in model.graph:
+        tracer.node(node)
+    return tracer.result()
+
+
+class _Tracer:
+    """Mutable lists while walking; local to `trace`."""
+
+    def __init__(self, model: ir.Model, worlds: Worlds) -> None:
+        self.model = model
+        self.worlds = worlds
+        self.values: dict[str, Operand] = {}
+        self.constants: dict[str, Operand] = {}
+        self.weights: dict[str, Weight] = {}
+        self.ops: list[Op] = []
+        self.equations: list[tuple[Equation, Origin]] = []
+        self.letters: dict[str, dict[str, Axis]] = {}
+        self.uses: dict[str, tuple[Use, ...]] = {}
+        self.sources: dict[str, frozenset[str]] = {}
+        for value in model.graph.initializers.values():
+            self.constant(value)
+
+    def border(self, allow_io: Callable[[str], bool]) -> None:
+        for value in real_inputs(self.model):
+            if not allow_io(value.name or ""):
+                self.pin(self.operand(value), "graph input", value.name or "")
+        for value in self.model.graph.outputs:
+            if not allow_io(value.name or ""):
+                self.pin(self.operand(value), "graph output", value.name or "")
+
+    def pin(self, operand: Operand, reason: str, origin: str) -> None:
+        for axis in operand.axes:
+            self.equations.append((Pin(axis, reason), Origin(origin, "")))
+
+    def constant(self, value: ir.Value) -> bool:
+        tensor = constant_of(value)
+        if tensor is None or value.name is None:
+            return False
+        operand = self.operand(value)
+        self.constants[value.name] = operand
+        if tensor.dtype in _FLOATS:
+            self.weights[value.name] = Weight(
+                value.name, operand.shape, operand.axes, tensor.numpy, tensor.dtype.itemsize or 4
+            )
+            self.sources[value.name] = frozenset([value.name])
+        return True
+
+    def operand(self, value: ir.Value) -> Operand:
+        """Return the one Operand of a value, made when first asked for."""
+        name = value.name or ""
+        got = self.values.get(name)
+        if got is None:
+            got = self.values[name] = self._make(name)
+        return got
+
+    def _make(self, name: str) -> Operand:
+        traced, natural = self.worlds.traced, self.worlds.natural
+        shape = traced.shapes.get(name)
+        if shape is None:
+            return Operand(name, (), (), (), rank_known=False)
+        other = natural.shapes.get(name, ())
+        if len(other) != len(shape):
+            other = (-1,) * len(shape)
+        dynamic = tuple(a != b for a, b in zip(shape, other, strict=True))
+        content = traced.contents.get(name)
+        fixed = content is not None and _same(content, natural.contents.get(name))
+        if name in traced.data_dependent:
+            dynamic, fixed = (True,) * len(shape), False
+        axes = tuple(fresh(n, f"{name}.{k}") for k, n in enumerate(shape))
+        return Operand(name, shape, axes, dynamic, content, fixed)
+
+    def node(self, node: ir.Node) -> None:
+        if not node.inputs and len(node.outputs) == 1 and self.constant(node.outputs[0]):
+            return
+        version = self.model.graph.opset_imports.get(node.domain, 1)
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        op = Op(
+            node.name or "", node.op_type, domain, version,
+            tuple(self.operand(v) if v is not None and v.name else None for v in node.inputs),
+            tuple(self.operand(v) if v.name else None for v in node.outputs),
+            {k: _attribute(a) for k, a in node.attributes.items()},
+        )
+        self.ops.append(op)
+        self.ask(op)
+        self.capture(node)
+        self.follow(op)
+
+    def ask(self, op: Op) -> None:
+        origin = Origin(op.name, op.type if not op.domain else f"{op.domain}.{op.type}")
+        rule = AXES.get(op.domain, op.type, op.version)
+        operands = [o for o in (*op.inputs, *op.outputs) if o is not None]
+        if rule is None:
+            self.refuse(operands, f"no axis rule for {origin.operator}", origin)
+            return
+        unknown = next((o.name for o in operands if not o.rank_known), None)
+        if unknown is not None:
+            self.refuse(operands, f"the shape of {unknown!r} is not known", origin)
+            return
+        said: list[Equation] = []
+        try:
+            said.extend(rule(op))
+        except (AssertionError, IndexError, KeyError, ValueError, TypeError, ZeroDivisionError) as error:
+            self.refuse(operands, f"the rule does not fit this node ({type(error).__name__})", origin)
+            return
+        self.listen(op, said, operands, origin)
+
+    def listen(self, op: Op, said: list[Equation], operands: list[Operand], origin: Origin) -> None:
+        """Sort what a rule said, and pin every axis that it did not speak of."""
+        spoken: set[Dim] = set()
+        uses: list[Use] = []
+        for eq in said:
+            if isinstance(eq, Same):
+                spoken.update(leaves(eq.left))
+                spoken.update(leaves(eq.right))
+                self.equations.append((eq, origin))
+            elif isinstance(eq, Letter):
+                self.letters.setdefault(op.name, {})[eq.letter] = eq.axis
+            else:
+                spoken.update(leaves(eq.axis))
+                if isinstance(eq, Use):
+                    uses.append(eq)
+                elif not isinstance(eq, Free):
+                    self.equations.append((eq, origin))
+        self.uses[op.name] = tuple(uses)
+        for operand in operands:
+            for axis in operand.axes:
+                if isinstance(axis, Dim) and axis not in spoken:
+                    self.equations.append((Pin(axis, f"a parameter of {origin.operator}"), origin))
+
+    def refuse(self, operands: list[Operand], reason: str, origin: Origin) -> None:
+        for operand in operands:
+            for axis in operand.axes:
+                self.equations.append((Pin(axis, reason), origin))
+
+    def capture(self, node: ir.Node) -> None:
+        """Values that a subgraph uses from outside are pinned."""
+        for attribute in node.attributes.values():
+            if attribute.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+                continue
+            graphs = [attribute.value] if attribute.type == ir.AttributeType.GRAPH else attribute.value
+            for graph in graphs:
+                for inner in graph.all_nodes():
+                    for value in inner.inputs:
+                        if value is not None and value.name in self.values:
+                            self.pin(self.values[value.name], f"used inside a body of {node.op_type}", node.name or "")
+                for value in graph.outputs:
+                    if value.name in self.values:
+                        self.pin(self.values[value.name], f"used inside a body of {node.op_type}", node.name or "")
+
+    def follow(self, op: Op) -> None:
+        """Note which weights a value is made of and nothing else; a filled output is a weight of its own."""
+        y = op.output(0)
+        if y is None:
+            return
+        if is_filled(op) and y.rank_known and not any(y.dynamic) and self.worlds.traced.dtypes.get(y.name) in _FLOATS:
+            self.weights[y.name] = Weight(y.name, y.shape, y.axes, _reader(op, y.shape), filled=True)
+            self.sources[y.name] = frozenset([y.name])
+            return
+        inputs = [o for o in op.inputs if o is not None]
+        if all(o.name in self.sources or o.name in self.constants for o in inputs) and inputs:
+            made = frozenset().union(*[self.sources.get(o.name, frozenset()) for o in inputs])
+            if made:
+                for out in op.outputs:
+                    if out is not None:
+                        self.sources[out.name] = made
+
+    def result(self) -> AxisGraph:
+        return AxisGraph(
+            tuple(self.ops), self.values, self.weights, self.constants, tuple(self.equations), self.letters,
+            self.uses, self.sources, self.worlds,
+        )
+
+
+def _same(a: npt.NDArray[Any], b: npt.NDArray[Any] | None) -> bool:
+    return b is not None and a.shape == b.shape and bool(np.array_equal(a, b))
+
+
+def _attribute(attribute: ir.Attr) -> Any:
+    value = attribute.value
+    return value.decode() if isinstance(value, bytes) else list(value) if isinstance(value, tuple) else value
+
+
+def _reader(op: Op, shape: tuple[int, ...]) -> Callable[[], npt.NDArray[Any]]:
+    value = op.attr("value")
+    number = float(value.numpy().ravel()[0]) if value is not None else 0.0
+    return lambda: np.broadcast_to(np.float32(number), shape)
+
