@@ -121,6 +121,7 @@ def set_constant(value: ir.Value, tensor: ir.TensorProtocol) -> None:
         node.attributes["value"] = ir.AttrTensor("value", tensor)
         value.const_value = None
     value.shape = ir.Shape(tensor.shape)
+    value.type = ir.TensorType(tensor.dtype)
 
 
 def add_constant(graph: ir.Graph, name: str, tensor: ir.TensorProtocol, ir_version: int) -> ir.Value:
@@ -129,7 +130,7 @@ def add_constant(graph: ir.Graph, name: str, tensor: ir.TensorProtocol, ir_versi
         value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         graph.register_initializer(value)
         return value
-    node = ir.node("Constant", [], attributes=[ir.AttrTensor("value", tensor)], name=name)
+    node = ir.node("Constant", [], attributes={"value": tensor}, name=name)
     node.outputs[0].name = name
     node.outputs[0].shape = ir.Shape(tensor.shape)
     node.outputs[0].type = ir.TensorType(tensor.dtype)

@@ -67,7 +67,7 @@ def _read_constant(world: World, value: ir.Value) -> bool:
     world.shapes[value.name] = tuple(int(n) for n in tensor.shape)
     world.dtypes[value.name] = int(tensor.dtype)
     if tensor.size <= _READ and tensor.dtype != ir.DataType.STRING and tensor.dtype.bitwidth >= 8:
-        world.contents[value.name] = tensor.numpy()
+        world.contents[value.name] = np.array(tensor.numpy())
     return True
 
 

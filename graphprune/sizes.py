@@ -169,7 +169,7 @@ def _traced(symbols: Symbols) -> Iterator[Shapes]:
     rest = [n for n in names if not _BATCH.search(n)]
 
     def by_name(name: str, symbol: str, axis: int, rank: int) -> int:
-        return 3 if symbol not in rest else _PRIMES[rest.index(symbol) % len(_PRIMES)]
+        return 3 if axis == 0 or symbol not in rest else _PRIMES[rest.index(symbol) % len(_PRIMES)]
 
     def by_position(name: str, symbol: str, axis: int, rank: int) -> int:
         return 3 if axis == 0 else _PRIMES[axis]

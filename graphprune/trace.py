@@ -144,13 +144,17 @@ class _Tracer:
         op = Op(
             node.name or "", node.op_type, domain, version,
             tuple(self.operand(v) if v is not None and v.name else None for v in node.inputs),
-            tuple(self.operand(v) if v.name else None for v in node.outputs),
+            tuple(self.operand(v) if v.name and self.needed(v) else None for v in node.outputs),
             {k: _attribute(a) for k, a in node.attributes.items()},
         )
         self.ops.append(op)
         self.ask(op)
         self.capture(node)
         self.follow(op)
+
+    def needed(self, value: ir.Value) -> bool:
+        """Outputs that nobody reads and whose shape nobody tells count as absent."""
+        return bool(value.uses()) or value.is_graph_output() or value.name in self.worlds.traced.shapes
 
     def ask(self, op: Op) -> None:
         origin = Origin(op.name, op.type if not op.domain else f"{op.domain}.{op.type}")

@@ -14,6 +14,7 @@ from graphprune.ops.sizes import (
     RefitRule,
     SetAttribute,
     SetElements,
+    SetInput,
     Shrunk,
     output_sizes,
 )
@@ -182,7 +183,7 @@ def refit_reshape(op: Op, now: Shrunk) -> Iterator[Change]:
     new = now.shape(y)
     if new == y.shape:
         return
-    given = op.ints(1, "shape")
+    given = _known_shape(op)
     old_x, new_x = x.shape, now.shape(x)
     elements: list[Element | None] = []
     for k, axis in enumerate(y.axes):
@@ -197,11 +198,36 @@ def refit_reshape(op: Op, now: Shrunk) -> Iterator[Change]:
             elements.append(None)
     if not any(elements):
         return
-    if op.input(1) is not None:
-        yield SetElements(1, tuple(elements))
-    else:
+    if op.input(1) is None:
         assert given is not None
         yield SetAttribute("shape", tuple(e.new if e else g for e, g in zip(elements, given, strict=True)))
+        return
+    plain = _plain_shape(op, new) if op.fixed(1) is None else None
+    yield SetInput(1, plain) if plain is not None else SetElements(1, tuple(elements))
+
+
+def _known_shape(op: Op) -> list[int] | None:
+    """Return the asked-for shape at the traced sizes: its 0 and -1 are the same at all sizes."""
+    asked = op.input(1)
+    if asked is not None and asked.value is not None:
+        return [int(n) for n in asked.value]
+    return op.ints(1, "shape")
+
+
+def _plain_shape(op: Op, new: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Write a shape computed at run time as a constant, with 0 for copied sizes and at most one -1."""
+    x, y = op.x(), op.y()
+    if op.attr("allowzero", 0):
+        return None
+    out = []
+    for k, n in enumerate(new):
+        if not y.dynamic[k]:
+            out.append(n)
+        elif x.shape[: k + 1] == y.shape[: k + 1]:
+            out.append(0)
+        else:
+            out.append(-1)
+    return tuple(out) if out.count(-1) <= 1 else None
 
 
 def transpose(op: Op) -> Iterator[Equation]:

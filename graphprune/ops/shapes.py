@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, TypeAlias
 
@@ -12,6 +12,9 @@ import numpy.typing as npt
 from graphprune.axes import Equation, Free, Pin
 from graphprune.ops.registry import AxisRule, Op, Row, pin_all, row
 from graphprune.ops.sizes import Change, FreezeOutput, RefitRule, Shrunk, output_sizes
+
+Content: TypeAlias = npt.NDArray[Any]
+ContentRule: TypeAlias = Callable[[tuple[int, ...], Mapping[str, Any]], Content]
 
 
 def sizes_answered(op: Op) -> Iterator[Equation]:
@@ -49,12 +52,28 @@ def refit_shape(op: Op, now: Shrunk) -> Iterator[Change]:
     start, end = shape_range(op)
     axes, dynamic = op.x().axes[start:end], op.x().dynamic[start:end]
     if any(now.changed(a) for a in axes):
-        yield FreezeOutput(tuple(None if d else a.size for a, d in zip(axes, dynamic, strict=True)))
+        yield FreezeOutput(
+            tuple(None if d else a.size for a, d in zip(axes, dynamic, strict=True)),
+            frozenset(k for k, a in enumerate(axes) if now.changed(a)),
+        )
+
+
+def elements_read(
+    operator: str, attributes: Mapping[str, Any], contents: Sequence[Content | None], size: int
+) -> set[int] | None:
+    """Return which elements of its first input, a list of sizes, a node reads; None where that is not known."""
+    if operator == "Gather" and contents[1] is not None:
+        return {int(i) % size for i in np.asarray(contents[1]).ravel()}
+    if operator == "Slice" and len(contents) > 2 and contents[1] is not None and contents[2] is not None:
+        step = int(np.asarray(contents[4]).ravel()[0]) if len(contents) > 4 and contents[4] is not None else 1
+        start, end = (int(np.asarray(c).ravel()[0]) for c in contents[1:3])  # type: ignore[union-attr]
+        return set(range(size)[start:end:step])
+    return None
 
 
 def refit_size(op: Op, now: Shrunk) -> Iterator[Change]:
     if any(now.changed(a) for a in op.x().axes) and not any(op.x().dynamic):
-        yield FreezeOutput((prod(op.x().shape),), scalar=True)
+        yield FreezeOutput((prod(op.x().shape),), frozenset([0]), scalar=True)
 
 
 def size_rule(op: Op) -> Iterator[Equation]:
@@ -77,10 +96,6 @@ REFITS: tuple[Row[RefitRule], ...] = (
     row(refit_size, "Size"),
     row(output_sizes(0), "ConstantOfShape"),
 )
-
-Content: TypeAlias = npt.NDArray[Any]
-ContentRule: TypeAlias = Callable[[tuple[int, ...], Mapping[str, Any]], Content]
-
 
 def _shape_content(shape: tuple[int, ...], attributes: Mapping[str, Any]) -> Content:
     return np.asarray(shape[slice(attributes.get("start", 0), attributes.get("end"))], dtype=np.int64)

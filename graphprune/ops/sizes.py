@@ -50,9 +50,13 @@ class SetInput:
 
 @dataclass(frozen=True, slots=True)
 class FreezeOutput:
-    """Keep the elements of an integer output at what they were before: sizes used as numbers."""
+    """Keep the elements of an integer output at what they were before: sizes used as numbers.
+
+    `changed` are those that would differ now; None marks elements that depend on the input.
+    """
 
     elements: tuple[int | None, ...]
+    changed: frozenset[int]
     scalar: bool = False
 
 

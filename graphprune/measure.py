@@ -1,0 +1,287 @@
+"""Latency and memory, measured so that a difference means something.
+
+Two models timed one after the other differ by what the machine did in between. Here every round runs all of them,
+in random order, and the medians of the rounds are compared. A comparison also times the dense model against
+itself, and calls nothing a speed-up that this says could be noise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from graphprune.errors import GraphPruneError, SessionError, UsageError
+from graphprune.runtime import Feeds, ModelSource, Runtime, bind, open_session, resolve_provider
+
+Samples: TypeAlias = npt.NDArray[np.float64]
+
+_MIN_ROUNDS = 10
+_ENOUGH_FOR_P99 = 100
+_STRETCHES = 5  # a single opening is cut into so many
+_PATIENCE = 4  # a comparison may take so many times as long as asked for, to open the models anew
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+def interleaved(
+    callables: Mapping[str, Callable[[], object]], *, seconds: float = 2.0, warmup: int = 3, min_rounds: int = 10
+) -> dict[str, Samples]:
+    """Time functions in turn, round after round, each round in a new random order.
+
+    >>> samples = interleaved({"a": lambda: sum(range(99)), "b": lambda: None}, seconds=0.01)
+    >>> len(samples["a"]) == len(samples["b"]) >= 10
+    True
+
+    Returns milliseconds, one per round and name: entry i of every array comes from round i. Rounds go on for
+    `seconds` and until there are `min_rounds`, after `warmup` rounds that do not count; of those a slow model has
+    fewer, as they end once they have taken `seconds`. Whatever a function raises is passed on.
+    """
+    names = list(callables)
+    order = np.random.default_rng(0)
+    began = time.perf_counter()
+    for _ in range(warmup):
+        for name in names:
+            callables[name]()
+        if time.perf_counter() - began >= seconds:
+            break
+    samples: dict[str, list[int]] = {name: [] for name in names}
+    began, rounds = time.perf_counter(), 0
+    while names and (rounds < min_rounds or time.perf_counter() - began < seconds):
+        for index in order.permutation(len(names)):
+            call = callables[names[index]]
+            start = time.perf_counter_ns()
+            call()
+            samples[names[index]].append(time.perf_counter_ns() - start)
+        rounds += 1
+    return {name: np.array(values, dtype=np.float64) / 1e6 for name, values in samples.items()}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Sum up the timings of one model, in milliseconds.
+
+    >>> Timing.from_samples(np.array([1.0, 2.0, 3.0])).median_ms
+    2.0
+
+    `p99_ms` is None below a hundred rounds, where it would only be the slowest of them.
+    """
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    p99_ms: float | None
+    rounds: int
+
+    @classmethod
+    def from_samples(cls, samples: Samples) -> Timing:
+        """Sum up an array of milliseconds; raises `UsageError` if it is empty."""
+        if not samples.size:
+            raise UsageError("there are no timings to sum up: time at least one round")
+        p10, median, p90, p99 = (float(value) for value in np.percentile(samples, [10, 50, 90, 99]))
+        return cls(median, p10, p90, p99 if samples.size >= _ENOUGH_FOR_P99 else None, int(samples.size))
+
+
+class Opening(NamedTuple):
+    """Timings in milliseconds of three sessions opened together: the dense model, it again, and the pruned one."""
+
+    dense: Samples
+    again: Samples
+    pruned: Samples
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Say how much faster the pruned model is, and whether that is more than noise.
+
+    >>> steady = np.full(50, 3.0)
+    >>> Comparison.from_openings([Opening(steady, steady, steady / 2)] * 6).speedup
+    2.0
+
+    `speedup` is the dense median over the pruned one, all timings pooled. `noise_band` is relative: two models that
+    are equally fast show a `speedup` within 1 +- `noise_band` in at least 95 % of comparisons. `significant` says
+    that this one lies outside.
+    """
+
+    before: Timing
+    after: Timing
+    speedup: float
+    noise_band: float
+    significant: bool
+
+    @classmethod
+    def from_openings(cls, openings: Sequence[Opening]) -> Comparison:
+        """Compare timings, one entry per time that the three sessions were opened; raises `UsageError` on none."""
+        if not openings:
+            raise UsageError("there are no timings to compare: open the models at least once")
+        before = Timing.from_samples(np.concatenate([part for opening in openings for part in opening[:2]]))
+        after = Timing.from_samples(np.concatenate([opening.pruned for opening in openings]))
+        speedup = before.median_ms / after.median_ms
+        band = _noise_band(openings)
+        return cls(before, after, speedup, band, abs(speedup - 1) > band)
+
+
+def _noise_band(openings: Sequence[Opening]) -> float:
+    """Return the half width of the range in which the speed-up of an equally fast model falls.
+
+    A session differs from its twin for as long as it lives, by where its memory lies: for a model of 40 us by 0.6 %,
+    which no number of rounds averages out and only opening again does. So the openings are the sample. They give
+    two estimates of the standard error of the speed-up: how much the dense model differs from itself, and how much
+    the speed-up differs from opening to opening. Student's t makes a 95 % band of each; the wider one counts.
+
+    With one opening the difference between the twins cannot be averaged and is taken whole, and what stands in for
+    the openings is five stretches of the rounds.
+    """
+    count = len(openings)
+    twins = [math.log(np.median(opening.dense) / np.median(opening.again)) for opening in openings]
+    if count == 1:
+        stretches = min(_STRETCHES, openings[0].dense.size)
+        parts = zip(*(np.array_split(samples, stretches) for samples in openings[0]), strict=True)
+        return math.expm1(abs(twins[0]) + _scatter([Opening(*part) for part in parts]))
+    # The variance of a twin's difference is that of two sessions; the speed-up sets one against the mean of two.
+    variance = sum(twin**2 for twin in twins) / count / 2
+    itself = _student(count) * math.sqrt(1.5 * variance / count)
+    return math.expm1(max(itself, _scatter(openings)))
+
+
+def _scatter(openings: Sequence[Opening]) -> float:
+    """Return the 95 % half width of the mean logarithm of the speed-ups, infinite for less than two of them."""
+    if len(openings) < 2:
+        return math.inf
+    speedups = [np.median(np.concatenate(opening[:2])) / np.median(opening.pruned) for opening in openings]
+    return _student(len(openings) - 1) * float(np.std(np.log(speedups), ddof=1)) / math.sqrt(len(openings))
+
+
+def _student(freedom: int) -> float:
+    """Return the 97.5 % quantile of Student's t, of the last tabled one beyond the table, which errs to the wide."""
+    return _STUDENT[min(freedom, len(_STUDENT)) - 1]
+
+
+def compare_latency(
+    dense: ModelSource,
+    pruned: ModelSource,
+    feeds_dense: Feeds,
+    feeds_pruned: Feeds,
+    runtime: Runtime,
+    seconds: float = 2.0,
+) -> Comparison:
+    """Time the pruned model against the dense one, and the dense one against itself.
+
+    >>> compare_latency("resnet50.onnx", "pruned.onnx", {"x": x}, {"x": x}, Runtime()).speedup  # doctest: +SKIP
+    1.73
+
+    Opens three sessions, times them in turn, and does so six times with new sessions in each of the orders there
+    are, because the one opened last is measurably faster; only once if six would take much longer than `seconds`.
+    Raises `SessionError` or `RuntimeUnavailable`.
+    """
+    models = {"dense": (dense, feeds_dense), "pruned": (pruned, feeds_pruned), "again": (dense, feeds_dense)}
+    orders = list(itertools.permutations(models))
+    openings: list[Opening] = []
+    while len(openings) < len(orders):
+        began = time.perf_counter()
+        calls = {name: _opened(models[name], runtime) for name in orders[len(openings)]}
+        if not openings:
+            opened = time.perf_counter()
+            for call in calls.values():
+                call()
+            cost = opened - began + _MIN_ROUNDS * (time.perf_counter() - opened)
+            if cost * len(orders) > _PATIENCE * seconds:
+                orders = orders[:1]
+        openings.append(Opening(**interleaved(calls, seconds=seconds / len(orders), min_rounds=_MIN_ROUNDS)))
+        calls.clear()  # frees these sessions before the next are opened
+    return Comparison.from_openings(openings)
+
+
+def _opened(model: tuple[ModelSource, Feeds], runtime: Runtime) -> Callable[[], object]:
+    source, feeds = model
+    return bind(open_session(source, runtime), feeds)
+
+
+def bench(
+    models: Sequence[str | os.PathLike[str]], feeds: Feeds, runtime: Runtime, seconds: float = 2.0
+) -> dict[str, Timing]:
+    """Time several models on the same inputs, in turn.
+
+    >>> bench(["a.onnx", "b.onnx"], {"x": x}, Runtime())["a.onnx"].median_ms  # doctest: +SKIP
+    4.2
+
+    The keys are the paths as given; one given again is `path (2)`, so that a model can be timed against itself.
+    Raises `SessionError` or `RuntimeUnavailable`.
+    """
+    calls: dict[str, Callable[[], object]] = {}
+    for index, model in enumerate(models):
+        path = os.fspath(model)
+        earlier = sum(os.fspath(other) == path for other in models[:index])
+        calls[f"{path} ({earlier + 1})" if earlier else path] = _opened((model, feeds), runtime)
+    return {name: Timing.from_samples(samples) for name, samples in interleaved(calls, seconds=seconds).items()}
+
+
+def peak_memory_mb(model: ModelSource, feeds: Feeds, runtime: Runtime) -> float | None:
+    """Return the peak host memory that loading a model and running it once takes, in MB (10^6 bytes).
+
+    >>> peak_memory_mb("resnet50.onnx", {"x": x}, Runtime())  # doctest: +SKIP
+    153.4
+
+    Measured in a new process, above what the process holds with onnxruntime imported and the inputs read; memory
+    of a device is not counted. None where the platform does not tell (it does on Linux and macOS). Raises
+    `RuntimeUnavailable`, or `SessionError` if the model does not run or the process dies.
+    """
+    resolve_provider(runtime.provider)
+    if _peak_bytes() is None:
+        return None
+    # -I and the parent's own search path: neither the current folder nor the environment decides what is imported.
+    child = subprocess.run(
+        [sys.executable, "-I", "-c", _CHILD, json.dumps([entry or os.getcwd() for entry in sys.path])],
+        input=pickle.dumps((model, dict(feeds), runtime)),
+        capture_output=True,
+        check=False,
+    )
+    lines = child.stdout.decode(errors="replace").splitlines()
+    if child.returncode or not lines:
+        reason = (child.stderr.decode(errors="replace").splitlines() or ["it said nothing"])[-1]
+        raise SessionError(f"the process that measures memory ended with status {child.returncode}: {reason}")
+    answer = json.loads(lines[-1])
+    if "error" in answer:
+        raise SessionError(answer["error"])
+    return float(answer["bytes"]) / 1e6
+
+
+_CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from graphprune.measure import _child; _child()"
+
+
+def _child() -> None:
+    """Measure what the parent process sends, and print the answer as the last line of the output."""
+    model, feeds, runtime = pickle.load(sys.stdin.buffer)
+    try:
+        resolve_provider(runtime.provider)  # imports onnxruntime
+        before = _peak_bytes() or 0
+        bind(open_session(model, runtime), feeds)()
+        answer: dict[str, Any] = {"bytes": (_peak_bytes() or 0) - before}
+    except GraphPruneError as error:
+        answer = {"error": str(error)}
+    print(json.dumps(answer))
+
+
+def _peak_bytes() -> int | None:
+    """Return the peak resident memory of this process, or None where the platform does not tell."""
+    if sys.platform == "darwin":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Not getrusage: on Linux a new process inherits the peak of the one that started it.
+    with suppress(OSError), open("/proc/self/status", encoding="ascii") as status:
+        for line in status:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None

@@ -1,0 +1,165 @@
+"""Build a model in which each dim keeps chosen indices: a part of them (pruning) or all in another order (proof)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphprune.axes import Axis, Dim, Role, kept_size, leaves, slots
+from graphprune.groups import Coupling
+from graphprune.model import add_constant, constant_of, set_constant
+from graphprune.normalize import reshare
+from graphprune.ops import REFITS
+from graphprune.ops.sizes import Shrunk
+from graphprune.rewrite.patch import Patcher
+
+Chosen: TypeAlias = Mapping[Dim, npt.NDArray[np.int64]]
+"""Which indices each dim keeps, in which order; dims that are absent keep all."""
+
+
+def rearranged(model: ir.Model, coupling: Coupling, chosen: Chosen) -> ir.Model:
+    """Return a copy of a normalised model whose dims keep only the chosen indices.
+
+    Weights are sliced lazily, when the copy is written or run; the given model is not touched.
+    """
+    out = model.clone()
+    view = _View(coupling, chosen)
+    values = {v.name: v for v in _values(out.graph)}
+    for name, operand in coupling.graph.constants.items():
+        if any(view.touched(a) for a in operand.axes):
+            _slice(values[name], [view.index(a) for a in operand.axes])
+    _refit(out, coupling, view)
+    for name, operand in coupling.graph.values.items():
+        if name in values and any(view.shrunk(a) for a in operand.axes):
+            pairs = zip(operand.axes, operand.dynamic, strict=True)
+            _restate(values[name], [None if not view.shrunk(a) else -1 if d else view.size(a) for a, d in pairs])
+    reshare(out)
+    _drop_unused(out)
+    return out
+
+
+class _View:
+    """Answers about axes under one choice; remembers them."""
+
+    def __init__(self, coupling: Coupling, chosen: Chosen) -> None:
+        self.coupling = coupling
+        self.chosen = chosen
+        self.sizes = {d: len(c) for d, c in chosen.items()}
+        self.index = lru_cache(maxsize=None)(self._index)
+        self.size = lru_cache(maxsize=None)(self._size)
+
+    def touched(self, axis: Axis) -> bool:
+        return any(d in self.chosen for d in leaves(self.coupling.expand(axis)))
+
+    def shrunk(self, axis: Axis) -> bool:
+        return self.size(axis) != axis.size
+
+    def _size(self, axis: Axis) -> int:
+        return kept_size(self.coupling.expand(axis), self.sizes)
+
+    def _index(self, axis: Axis) -> npt.NDArray[np.int64] | None:
+        return slots(self.coupling.expand(axis), self.chosen) if self.touched(axis) else None
+
+    def slots(self, axis: Axis) -> list[int]:
+        got = self.index(axis)
+        return list(range(axis.size)) if got is None else got.tolist()
+
+    def before(self, axis: Axis, slot: int) -> int:
+        got = self.index(axis)
+        return slot if got is None else int((got < slot).sum())
+
+
+def _values(graph: ir.Graph) -> list[ir.Value]:
+    return [*graph.inputs, *graph.initializers.values(), *[o for n in graph for o in n.outputs]]
+
+
+def _slice(value: ir.Value, index: list[npt.NDArray[np.int64] | None]) -> None:
+    tensor = constant_of(value)
+    assert tensor is not None
+    shape = [n if i is None else len(i) for n, i in zip(tensor.shape, index, strict=True)]
+    set_constant(value, ir.LazyTensor(_taker(tensor, index), tensor.dtype, ir.Shape(shape), name=value.name))
+
+
+def _taker(tensor: ir.TensorProtocol, index: list[npt.NDArray[np.int64] | None]) -> Callable[[], ir.TensorProtocol]:
+    """Return what reads a tensor and keeps the indexed slots, the axis that shrinks most first."""
+
+    def take() -> ir.TensorProtocol:
+        array = tensor.numpy()
+        order = sorted(
+            (k for k, i in enumerate(index) if i is not None), key=lambda k: len(index[k]) / array.shape[k]  # type: ignore[arg-type]
+        )
+        for k in order:
+            array = np.take(array, index[k], axis=k)  # type: ignore[arg-type]
+        return ir.Tensor(np.ascontiguousarray(array), dtype=tensor.dtype, name=tensor.name)
+
+    return take
+
+
+def _refit(model: ir.Model, coupling: Coupling, view: _View) -> None:
+    """Ask the refit rule of every node whose operands shrink, and carry out what it answers."""
+    nodes = {n.name: n for n in model.graph}
+    patcher = Patcher(model, coupling.graph.worlds)
+    for op in coupling.graph.ops:
+        rule = REFITS.get(op.domain, op.type, op.version)
+        operands = [o for o in (*op.inputs, *op.outputs) if o is not None]
+        if rule is None or not any(view.shrunk(a) for o in operands for a in o.axes):
+            continue
+        now = Shrunk(view.size, view.before, view.slots, coupling.graph.letters.get(op.name, {}))
+        for change in rule(op, now):
+            patcher.apply(nodes[op.name], op, change)
+
+
+def _restate(value: ir.Value, sizes: list[int | None]) -> None:
+    """Correct the sizes that the file states for a value; -1 marks one that changed and depends on the input."""
+    if value.shape is not None and len(value.shape) == len(sizes) and not value.is_initializer():
+        value.shape = ir.Shape([n if s is None else None if s < 0 else s for n, s in zip(value.shape, sizes, strict=True)])
+    elif value.shape is not None and len(value.shape) != len(sizes):
+        value.shape = None
+
+
+def _drop_unused(model: ir.Model) -> None:
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    RemoveUnusedNodesPass()(model)
+
+
+def masked(model: ir.Model, coupling: Coupling, chosen: Chosen) -> ir.Model:
+    """Return a copy in which the slots that pruning would remove are zero wherever they are contracted.
+
+    For dims that are not normalised over this computes what the pruned model computes (the second oracle).
+    """
+    out = model.clone()
+    view = _View(coupling, chosen)
+    nodes = {n.name: n for n in out.graph}
+    for op in coupling.graph.ops:
+        for use in coupling.graph.uses.get(op.name, ()):
+            operand = op.input(use.operand)
+            if use.role is not Role.CONTRACTED or operand is None or operand.name in coupling.graph.sources:
+                continue
+            if not view.touched(use.axis):
+                continue
+            part = set(leaves(coupling.expand(use.axis)))
+            for k, axis in enumerate(operand.axes):
+                if part <= set(leaves(coupling.expand(axis))):
+                    _mask(out, nodes[op.name], use.operand, k, operand.rank, axis.size, view.slots(axis))
+    return out
+
+
+def _mask(model: ir.Model, node: ir.Node, operand: int, axis: int, rank: int, size: int, kept: list[int]) -> None:
+    value = node.inputs[operand]
+    assert value is not None
+    mask = np.zeros([size if k == axis else 1 for k in range(rank)], dtype=np.float32)
+    mask[tuple(kept if k == axis else 0 for k in range(rank))] = 1
+    dtype = value.dtype or ir.DataType.FLOAT
+    name = f"{node.name}.mask{operand}.{axis}"
+    constant = add_constant(model.graph, name, ir.tensor(mask.astype(dtype.numpy()), dtype=dtype), model.ir_version)
+    product = ir.node("Mul", [value, constant], name=name + ".mul")
+    product.outputs[0].name = name + ".out"
+    product.outputs[0].type = value.type
+    model.graph.insert_before(node, product)
+    node.replace_input_with(operand, product.outputs[0])
