@@ -80,12 +80,9 @@ def resolve_provider(provider: str) -> str:
     short = {name.removesuffix(_SUFFIX).lower(): name for name in available}
     if wanted in short:
         return short[wanted]
-    package = _PACKAGES.get(wanted)
-    advice = (
-        f"install {package} in place of onnxruntime, not beside it (pip uninstall onnxruntime first)"
-        if package
-        else "check the name, or install the build of onnxruntime that has it"
-    )
+    advice = "check the name, or install the build of onnxruntime that has it"
+    if wanted in _PACKAGES:
+        advice = f"install {_PACKAGES[wanted]} in place of onnxruntime, not beside it (pip uninstall onnxruntime first)"
     raise RuntimeUnavailable(
         f"provider {provider!r} is not available: onnxruntime {library.__version__} here has "
         f"{', '.join(sorted(short))}; {advice}"
@@ -136,7 +133,8 @@ def run(
     >>> run(session, {"x": x})["logits"].shape  # doctest: +SKIP
     (1, 1000)
 
-    `feeds` maps input names to arrays; bfloat16, float8 and 4-bit arrays are those of ml_dtypes, in and out.
+    `feeds` maps input names to arrays; bfloat16, float8 and 4-bit arrays are those of ml_dtypes, in and out, and
+    cannot stand beside string inputs, which onnxruntime does not bind.
     `outputs` defaults to all of the model's. An output that is a sequence or a map becomes one entry per element,
     `name[0]` or `name[key]`; an optional one that is absent has no entry. Raises `SessionError`.
     """
@@ -156,11 +154,12 @@ def bind(session: onnxruntime.InferenceSession, feeds: Feeds) -> Callable[[], ob
     >>> once = bind(session, {"x": x}); once()  # doctest: +SKIP
 
     On CUDA the inputs are copied to the device here and the outputs stay there, so that a call times the model and
-    not the bus; it returns when the device has finished. On a CPU it is a plain run. Raises `SessionError`, here
-    for inputs that do not fit and in the call for what fails while running.
+    not the bus; it returns when the device has finished. On a CPU, or with strings, which onnxruntime cannot bind,
+    it is a plain run. Raises `SessionError`: here for inputs that cannot be bound, in the call for all else.
     """
     device = "cuda" if session.get_providers()[0] in _ON_CUDA else "cpu"
-    if device == "cpu" and not _is_exotic(session, feeds):
+    strings = any(np.asarray(array).dtype.kind in "OUST" for array in feeds.values())
+    if strings or (device == "cpu" and not _is_exotic(session, feeds)):
         return partial(_call, partial(session.run, None, dict(feeds)))
     return _bound(session, feeds, device)
 
