@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,31 +21,33 @@ from graphprune.model import constant_of
 from graphprune.ops import CONTENTS, RANDOM
 
 Content = npt.NDArray[Any]
+Observed: TypeAlias = "Mapping[str, tuple[int, tuple[int | None, ...]]]"
+"""Element type and sizes of values that were seen in runs; None where they differ between inputs."""
 _SMALL = 1024
 _READ = 4096
 
 
 @dataclass
 class World:
-    """Everything known about values at one choice of input sizes."""
+    """Everything known about values at one choice of input sizes; `open_axes` are those that depend on data."""
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     dtypes: dict[str, int] = field(default_factory=dict)
     contents: dict[str, Content] = field(default_factory=dict)
     conflicts: list[str] = field(default_factory=list)
-    data_dependent: set[str] = field(default_factory=set)
+    open_axes: dict[str, tuple[bool, ...]] = field(default_factory=dict)
 
 
 def infer(
     model: ir.Model,
     inputs: Mapping[str, tuple[int, ...]],
     *,
-    observed: Mapping[str, tuple[int, ...]] | None = None,
+    observed: Observed | None = None,
     first_prime: int = 1009,
 ) -> World:
     """Infer the sizes of all values of the main graph for concrete input sizes.
 
-    `observed` overrides sizes that no rule tells. Sizes that depend on data become primes from `first_prime` on.
+    `observed` gives type and sizes of values where no rule tells them. Sizes that depend on data become primes from `first_prime` on.
     """
     world = World()
     for value in model.graph.inputs:
@@ -82,7 +84,7 @@ def _primes(start: int) -> Iterator[int]:
 class _Walk:
     """State of one walk: caches of schemas and of answers to equal questions."""
 
-    def __init__(self, model: ir.Model, world: World, observed: dict[str, tuple[int, ...]], primes: Iterator[int]):
+    def __init__(self, model: ir.Model, world: World, observed: Observed, primes: Iterator[int]):
         self.world = world
         self.observed = observed
         self.primes = primes
@@ -105,16 +107,18 @@ class _Walk:
     def record(self, node: ir.Node, out: ir.Value, answer: tuple[int, tuple[int | None, ...] | None] | None) -> None:
         name = out.name or ""
         dtype, shape = answer if answer is not None else (0, None)
-        self.world.dtypes[name] = dtype or (int(out.dtype) if out.dtype is not None else 0)
-        if name in self.observed:
-            seen = self.observed[name]
-            shape = tuple(a if a is not None else b for a, b in zip(shape, seen, strict=False)) if shape else seen
         if shape is None and out.shape is not None:
             shape = tuple(int(n) if isinstance(n, int) else None for n in out.shape)
+        if name in self.observed:
+            seen_dtype, seen = self.observed[name]
+            dtype = dtype or seen_dtype
+            if shape is None or len(shape) == len(seen):
+                shape = tuple(b if a is None else a for a, b in zip(shape or (None,) * len(seen), seen, strict=True))
+        self.world.dtypes[name] = dtype or (int(out.dtype) if out.dtype is not None else 0)
         if shape is None:
             return
         if any(n is None for n in shape):
-            self.world.data_dependent.add(name)
+            self.world.open_axes[name] = tuple(n is None for n in shape)
         self.world.shapes[name] = tuple(next(self.primes) if n is None else n for n in shape)
 
     def ask(self, node: ir.Node, version: int) -> list[tuple[int, tuple[int | None, ...] | None] | None] | None:
@@ -185,10 +189,10 @@ class _Walk:
             if out.name and isinstance(result, np.ndarray | np.generic):
                 array = np.asarray(result)
                 known = world.shapes.get(out.name)
-                if known is None or array.shape == known or out.name in world.data_dependent:
+                if known is None or array.shape == known or out.name in world.open_axes:
                     world.contents[out.name] = array
                     world.shapes[out.name] = array.shape
-                    world.data_dependent.discard(out.name)
+                    world.open_axes.pop(out.name, None)
 
 
 def _reference(node: ir.Node, version: int, contents: list[Content | None]) -> tuple[Any, ...] | None:

@@ -16,11 +16,12 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from graphprune.errors import UsageError
-from graphprune.shapes import World, infer
+from graphprune.shapes import Observed, World, infer
 
 Shapes: TypeAlias = "dict[str, tuple[int, ...]]"
 Symbols: TypeAlias = "dict[str, tuple[int | str, ...]]"
 _PRIMES = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67)
+_OTHER_PRIMES = 2003
 _SPATIAL = (96, 160, 128, 192)
 _BATCH = re.compile(r"batch|^n$|^b$|^bs$|^nt$|^ni$|num_samples|^unk__|^0$", re.I)
 _PAST = re.compile(r"past|cache|history", re.I)
@@ -40,6 +41,11 @@ class Worlds:
     @property
     def has_dynamic(self) -> bool:
         return self.traced_inputs != self.natural_inputs
+
+    @property
+    def depends_on_data(self) -> bool:
+        """Whether some sizes depend on the content of inputs."""
+        return bool(self.traced.open_axes)
 
 
 def real_inputs(model: ir.Model) -> list[ir.Value]:
@@ -84,21 +90,25 @@ def choose(
     given = dict(given or {})
     symbols = input_symbols(model)
     check_given(symbols, given)
-    natural = [{**s, **given} for s in _natural(symbols)]
-    shapes_n, world_n = _best(model, natural, observe)
-    if not any(isinstance(n, str) for sizes in symbols.values() for n in sizes):
-        return Worlds(shapes_n, shapes_n, world_n, world_n)
-    traced = [*_traced(symbols), *_scaled(symbols, shapes_n)]
-    shapes_t, world_t = _best(model, traced, observe)
+    shapes_n, world_n, seen_n = _best(model, [{**s, **given} for s in _natural(symbols)], observe)
+    if any(isinstance(n, str) for sizes in symbols.values() for n in sizes):
+        traced = [*_traced(symbols), *_scaled(symbols, shapes_n)]
+        shapes_t, world_t, seen_t = _best(model, traced, observe)
+    else:
+        shapes_t, world_t, seen_t = shapes_n, world_n, seen_n
+    if world_n.open_axes:
+        world_n = infer(model, shapes_n, observed=seen_n, first_prime=_OTHER_PRIMES)
     return Worlds(shapes_t, shapes_n, world_t, world_n)
 
 
-Observer: TypeAlias = Callable[[ir.Model, Shapes, World], "dict[str, tuple[int, ...]]"]
+Observer: TypeAlias = Callable[[ir.Model, Shapes, World], Observed]
 
 
-def _best(model: ir.Model, candidates: list[Shapes], observe: Observer | None) -> tuple[Shapes, World]:
+def _best(
+    model: ir.Model, candidates: list[Shapes], observe: Observer | None
+) -> tuple[Shapes, World, Observed]:
     """Return the first candidate that no operator objects to, else the one with the fewest objections."""
-    best: tuple[Shapes, World] | None = None
+    best: tuple[Shapes, World, Observed] | None = None
     tried: list[Shapes] = []
     for shapes in candidates:
         if shapes in tried:
@@ -108,10 +118,9 @@ def _best(model: ir.Model, candidates: list[Shapes], observe: Observer | None) -
         if observe is not None and world.conflicts:
             seen = observe(model, shapes, world)
             if seen:
-                world = infer(model, shapes, observed=seen)
-                return shapes, world
+                return shapes, infer(model, shapes, observed=seen), seen
         if best is None or len(world.conflicts) < len(best[1].conflicts):
-            best = shapes, world
+            best = shapes, world, {}
         if not world.conflicts:
             break
     assert best is not None

@@ -131,8 +131,9 @@ class _Tracer:
         dynamic = tuple(a != b for a, b in zip(shape, other, strict=True))
         content = traced.contents.get(name)
         fixed = content is not None and _same(content, natural.contents.get(name))
-        if name in traced.data_dependent:
-            dynamic, fixed = (True,) * len(shape), False
+        if name in traced.open_axes:
+            dynamic = tuple(a or b for a, b in zip(dynamic, traced.open_axes[name], strict=True))
+            fixed = False
         axes = tuple(fresh(n, f"{name}.{k}") for k, n in enumerate(shape))
         return Operand(name, shape, axes, dynamic, content, fixed)
 

@@ -1,12 +1,13 @@
 """All operator knowledge, in tables: one table per question, one row per operator.
 
 `AXES`: which axes are the same, and which may not change. `REFITS`: which attributes and integer inputs
-follow a size. `COSTS`: multiply-accumulates. `CONTENTS`: which contents shapes alone tell.
+follow a size. `BOUNDS`: below which number indices must lie. `COSTS`: multiply-accumulates. `CONTENTS`: which contents shapes alone tell.
 """
 
 from __future__ import annotations
 
 from graphprune.ops import attention, conv, elementwise, gather, matmul, movement, normalization, reduction, shapes
+from graphprune.ops.gather import CARRIERS, BoundRule
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Table
 from graphprune.ops.shapes import RANDOM, ContentRule
 from graphprune.ops.sizes import RefitRule
@@ -36,7 +37,8 @@ REFITS: Table[RefitRule] = Table(
         *shapes.REFITS,
     ],
 )
+BOUNDS: Table[BoundRule] = Table("bounds", [*gather.BOUNDS])
 COSTS: Table[CostRule] = Table("costs", [*conv.COSTS, *matmul.COSTS, *attention.COSTS])
 CONTENTS: Table[ContentRule] = Table("contents", [*shapes.CONTENTS])
 
-__all__ = ["AXES", "CONTENTS", "COSTS", "RANDOM", "REFITS", "AxisRule", "CostRule", "Op", "Operand", "RefitRule", "Table"]
+__all__ = ["AXES", "BOUNDS", "CARRIERS", "CONTENTS", "COSTS", "RANDOM", "REFITS", "AxisRule", "CostRule", "Op", "Operand", "RefitRule", "Table"]

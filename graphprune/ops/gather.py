@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from graphprune.axes import Axis, Equation, Pin, Role, Same, Use, concat, fresh
 from graphprune.ops.registry import AxisRule, Op, Operand, Row, normalise_axis, pin_all, row
 from graphprune.ops.sizes import Change, RefitRule, SetInput, Shrunk
 
+BoundRule: TypeAlias = Callable[[Op], tuple[int, int]]
 _INDEXED = "indexed by data"
 _MOST_RUNS = 16
 
@@ -192,3 +194,17 @@ AXES: tuple[Row[AxisRule], ...] = (
 )
 
 REFITS: tuple[Row[RefitRule], ...] = (row(refit_gather, "Gather"),)
+
+
+def _first_axis_size(op: Op) -> tuple[int, int]:
+    """The indices are input 1, and must lie below the size of the indexed axis."""
+    return 1, op.x().shape[normalise_axis(op.attr("axis", 0), op.x().rank)]
+
+
+BOUNDS: tuple[Row[BoundRule], ...] = (row(_first_axis_size, "Gather", "GatherElements"),)
+"""Which input's elements must lie below which number."""
+
+CARRIERS = frozenset(
+    "Cast Identity Reshape Flatten Squeeze Unsqueeze Transpose Slice Expand Tile Dropout Split Concat".split()
+)
+"""Operators whose outputs hold elements of their first input as they were."""

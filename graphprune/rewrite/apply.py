@@ -137,9 +137,12 @@ def masked(model: ir.Model, coupling: Coupling, chosen: Chosen) -> ir.Model:
     view = _View(coupling, chosen)
     nodes = {n.name: n for n in out.graph}
     for op in coupling.graph.ops:
+        constant = {i for i, o in enumerate(op.inputs) if o is not None and o.name in coupling.graph.sources}
         for use in coupling.graph.uses.get(op.name, ()):
             operand = op.input(use.operand)
-            if use.role is not Role.CONTRACTED or operand is None or operand.name in coupling.graph.sources:
+            if use.role is not Role.CONTRACTED or operand is None:
+                continue
+            if use.operand in constant and len(constant) < len(op.inputs):
                 continue
             if not view.touched(use.axis):
                 continue

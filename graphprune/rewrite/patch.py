@@ -65,8 +65,10 @@ class Patcher:
             self.set_input(node, change.operand, content)
             return
         value = node.inputs[change.operand]
-        content = constant_of(value).numpy() if constant_of(value) is not None else given.value  # type: ignore[union-attr]
-        if content is not None and (given.fixed or constant_of(value) is not None):
+        tensor = constant_of(value)
+        trusted = given.fixed and not self.worlds.depends_on_data
+        content = tensor.numpy() if tensor is not None else given.value if trusted else None
+        if content is not None:
             new = np.array(content)
             for k, e in enumerate(elements):
                 if e is not None:
