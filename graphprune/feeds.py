@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,11 @@ def read_inputs(path: str | os.PathLike[str], model: ir.Model) -> Feeds:
         if array.dtype != types[name]:
             raise UsageError(f"{path}: input {name!r} is {array.dtype}, the model wants {types[name]}")
     return arrays
+
+
+def matcher(patterns: tuple[str, ...]) -> Callable[[str], bool]:
+    """Return whether a name matches any of some shell patterns."""
+    return lambda name: any(fnmatch(name, p) for p in patterns)
 
 
 def observer() -> Callable[[ir.Model, Shapes, World], Observed]:

@@ -84,13 +84,16 @@ def check_given(symbols: Symbols, given: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def choose(
-    model: ir.Model, given: Mapping[str, tuple[int, ...]] | None = None, observe: Observer | None = None
+    model: ir.Model,
+    given: Mapping[str, tuple[int, ...]] | None = None,
+    observe: Observer | None = None,
+    batch: int | None = None,
 ) -> Worlds:
-    """Return the model at its traced and natural sizes; `given` input shapes are taken as natural."""
+    """Return the model at its traced and natural sizes; `given` input shapes and `batch` size are taken as natural."""
     given = dict(given or {})
     symbols = input_symbols(model)
     check_given(symbols, given)
-    shapes_n, world_n, seen_n = _best(model, [{**s, **given} for s in _natural(symbols)], observe)
+    shapes_n, world_n, seen_n = _best(model, [{**s, **given} for s in _natural(symbols, batch or 1)], observe)
     if any(isinstance(n, str) for sizes in symbols.values() for n in sizes):
         traced = [*_traced(symbols), *_scaled(symbols, shapes_n)]
         shapes_t, world_t, seen_t = _best(model, traced, observe)
@@ -155,10 +158,10 @@ def is_spatial(symbols: Symbols, name: str, axis: int) -> bool:
     return axis in ((1, 2) if last else (2, 3))
 
 
-def _natural(symbols: Symbols) -> list[Shapes]:
+def _natural(symbols: Symbols, batch: int) -> list[Shapes]:
     def size(name: str, symbol: str, axis: int, rank: int) -> int:
         if axis == 0 or _BATCH.search(symbol):
-            return 1
+            return batch
         if is_spatial(symbols, name, axis):
             return 224
         if rank <= 3 and _AUDIO.search(f"{name} {symbol}") and axis == rank - 1:

@@ -38,20 +38,61 @@ class Solution:
         >>> solve([(Same(n, product(h, d)), Origin("", ""))]).expand(n) == product(h, d)
         True
         """
-        if isinstance(axis, Dim):
-            got = self._memo.get(axis)
-            if got is None:
-                bound = self.bindings.get(axis)
-                got = self._memo[axis] = axis if bound is None else self.expand(bound)
-            return got
-        if not axis.parts:
-            return axis
-        parts = [self.expand(p) for p in axis.parts]
-        return product(*parts) if isinstance(axis, Product) else concat(*parts)
+        if not isinstance(axis, Dim):
+            return _resolve(axis, self.bindings)
+        got = self._memo.get(axis)
+        if got is None:
+            got = self._memo[axis] = _resolve(axis, self.bindings)
+        return got
 
     def free(self, axis: Axis) -> bool:
         """Return whether any dim of an axis is not pinned."""
         return any(d not in self.pins for d in leaves(self.expand(axis)))
+
+
+def _chase(axis: Axis, bindings: dict[Dim, Axis]) -> Axis:
+    """Follow bindings to an unbound dim or a compound, and remember the end for all dims on the way."""
+    passed = []
+    while isinstance(axis, Dim):
+        bound = bindings.get(axis)
+        if bound is None:
+            break
+        passed.append(axis)
+        axis = bound
+    for dim in passed[:-1]:
+        bindings[dim] = axis
+    return axis
+
+
+def _head(axis: Axis, bindings: dict[Dim, Axis]) -> Axis:
+    """Follow bindings until an unbound dim, or a compound whose parts are neither bound nor of its own kind.
+
+    Without recursion along chains of bindings: an axis cut off slot by slot is thousands of them long.
+    """
+    got = _chase(axis, bindings)
+    if isinstance(got, Dim) or not any(isinstance(p, Dim) and p in bindings for p in got.parts):
+        return got
+    flat: list[Axis] = []
+    stack = list(got.parts[::-1])
+    while stack:
+        part = _chase(stack.pop(), bindings)
+        if type(part) is type(got):
+            stack.extend(part.parts[::-1])  # type: ignore[union-attr]
+        else:
+            flat.append(part)
+    made = _head(product(*flat) if isinstance(got, Product) else concat(*flat), bindings)
+    if isinstance(axis, Dim):
+        bindings[axis] = made
+    return made
+
+
+def _resolve(axis: Axis, bindings: dict[Dim, Axis]) -> Axis:
+    """Follow all bindings inside an axis."""
+    axis = _head(axis, bindings)
+    if isinstance(axis, Dim) or not axis.parts:
+        return axis
+    parts = [_resolve(p, bindings) for p in axis.parts]
+    return product(*parts) if isinstance(axis, Product) else concat(*parts)
 
 
 def solve(equations: Iterable[tuple[Same | Pin, Origin]]) -> Solution:
@@ -94,37 +135,18 @@ class _Solver:
             self.pin(right, str(why), origin)
 
     def pin(self, axis: Axis, reason: str, origin: Origin) -> None:
-        for d in leaves(self.deep(axis)):
+        for d in leaves(_resolve(axis, self.bindings)):
             self.pins.setdefault(d, (reason, origin))
 
     def head(self, axis: Axis) -> Axis:
-        """Follow bindings until an unbound dim or a flat compound of such heads."""
-        if isinstance(axis, Dim):
-            bound = self.bindings.get(axis)
-            if bound is None:
-                return axis
-            got = self.head(bound)
-            if got is not bound:
-                self.bindings[axis] = got
-            return got
-        if any(isinstance(p, Dim) and p in self.bindings for p in axis.parts):
-            parts = [self.head(p) for p in axis.parts]
-            return self.head(product(*parts) if isinstance(axis, Product) else concat(*parts))
-        return axis
-
-    def deep(self, axis: Axis) -> Axis:
-        axis = self.head(axis)
-        if isinstance(axis, Dim) or not axis.parts:
-            return axis
-        parts = [self.deep(p) for p in axis.parts]
-        return product(*parts) if isinstance(axis, Product) else concat(*parts)
+        return _head(axis, self.bindings)
 
     def why_pinned(self, axis: Axis) -> tuple[str, Origin] | None:
         """Return the first pin if every dim of an axis is pinned."""
         if isinstance(axis, Dim):
             return self.pins.get(axis)
         why = None
-        for d in leaves(self.deep(axis)):
+        for d in leaves(_resolve(axis, self.bindings)):
             got = self.pins.get(d)
             if got is None:
                 return None

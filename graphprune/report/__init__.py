@@ -1,0 +1,1 @@
+"""What is told to people and to scripts: records (plain JSON) and tables made from them."""

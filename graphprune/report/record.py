@@ -1,0 +1,114 @@
+"""Results as plain dictionaries, ready for JSON: the keys that scripts rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from graphprune.costs import Costs
+
+if TYPE_CHECKING:
+    from graphprune.measure import Comparison
+    from graphprune.pipeline import Analysis
+    from graphprune.plan import PruningPlan
+    from graphprune.prove import Proof
+    from graphprune.validate import Verdict
+
+
+def model_record(analysis: Analysis) -> dict[str, Any]:
+    """Return nodes, opset, parameters, MACs (at the natural input sizes) and bytes of weights."""
+    graph = analysis.original.graph
+    costs = analysis.dense
+    return {
+        "nodes": len(graph),
+        "opset": graph.opset_imports.get("", 0),
+        "ir_version": analysis.original.ir_version,
+        "producer": analysis.original.producer_name or "",
+        "parameters": costs.parameters,
+        "macs": costs.macs,
+        "bytes": costs.bytes,
+        "inputs": {k: list(v) for k, v in analysis.coupling.graph.worlds.natural_inputs.items()},
+    }
+
+
+def inspect_record(analysis: Analysis) -> dict[str, Any]:
+    """Return every group with its occurrences, every pin with its reason, and the coverage."""
+    coupling = analysis.coupling
+    macs = analysis.costs.macs_by_group()
+    return {
+        "model": model_record(analysis),
+        "groups": [
+            {
+                "name": g.name,
+                "size": g.size,
+                "parameters": g.parameters,
+                "macs": macs[g.name],
+                "normalised": g.normalised,
+                "occurrences": [
+                    {"initializer": o.initializer, "axis": o.axis, "role": o.role.value, "expression": o.expression}
+                    for o in g.occurrences
+                ],
+            }
+            for g in coupling.groups
+        ],
+        "pins": [{"name": n, "reason": r, "elements": size} for n, r, size in coupling.pins()],
+        "coverage": coupling.coverage,
+        "seconds": dict(analysis.seconds),
+    }
+
+
+def proof_record(proof: Proof) -> dict[str, Any]:
+    """Return the outcome of a permutation proof."""
+    return {
+        "groups": proof.groups,
+        "max_relative_error": proof.max_relative_error,
+        "tolerance": proof.tolerance,
+        "rounding_noise": proof.noise,
+        "passed": proof.passed,
+        "culprits": list(proof.culprits),
+    }
+
+
+def costs_record(costs: Costs, latency_ms: float | None = None) -> dict[str, Any]:
+    """Return one side of a comparison."""
+    return {
+        "parameters": costs.parameters, "macs": costs.macs, "bytes": costs.bytes, "latency_ms": latency_ms,
+    }
+
+
+def timing_record(timing: Comparison | None) -> dict[str, Any]:
+    """Return the measured speed-up and the band inside which it could be noise; None where nothing was timed."""
+    return {
+        "speedup": timing.speedup if timing else None,
+        "noise_band": timing.noise_band if timing else None,
+        "faster_beyond_noise": bool(timing and timing.significant and timing.speedup > 1) if timing else None,
+    }
+
+
+def prune_record(
+    analysis: Analysis,
+    plan: PruningPlan,
+    after: Costs,
+    proof: Proof | None,
+    verdict: Verdict | None,
+    timing: Comparison | None,
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """Return what `prune --json` prints."""
+    coupling = analysis.coupling
+    return {
+        "model": model_record(analysis),
+        "before": costs_record(analysis.dense, timing.before.median_ms if timing else None),
+        "after": costs_record(after, timing.after.median_ms if timing else None),
+        **timing_record(timing),
+        "groups": [
+            {"name": g.name, "size": g.size, "kept": len(plan.keep.get(g.name, range(g.size)))} for g in coupling.groups
+        ],
+        "pins": [{"name": n, "reason": r, "elements": size} for n, r, size in coupling.pins()],
+        "coverage": coupling.coverage,
+        "proof": proof_record(proof) if proof else None,
+        "checks": [{"name": c.name, "passed": c.passed, "detail": c.detail} for c in verdict.checks] if verdict else [],
+        "assumed": list(analysis.assumed) if verdict else [],
+        "seconds": dict(seconds),
+        "plan": plan.to_json(),
+    }

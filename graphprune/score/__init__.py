@@ -1,0 +1,97 @@
+"""Scores: how much each index of each channel group matters.
+
+score = normalise(aggregate over occurrences(criterion of one weight, reduced onto the dim)): three choices that do
+not know of each other, each a table of its own. A criterion is one file.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphprune.errors import UsageError
+from graphprune.groups import Coupling
+from graphprune.score.aggregate import AGGREGATIONS
+from graphprune.score.base import Criterion, Parts, Progress, Request, Vector
+from graphprune.score.bn_scale import bn_scale
+from graphprune.score.fpgm import fpgm
+from graphprune.score.l1 import l1
+from graphprune.score.l2 import l2
+from graphprune.score.lamp import lamp
+from graphprune.score.normalise import NORMALISATIONS
+from graphprune.score.random import random
+
+CRITERIA: Mapping[str, Criterion] = {
+    "l1": l1,
+    "l2": l2,
+    "lamp": lamp,
+    "fpgm": fpgm,
+    "bn_scale": bn_scale,
+    "random": random,
+}
+"""What computes scores."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of all groups: `by_group` has for each group's name a vector of shape [size]; more matters more."""
+
+    by_group: Mapping[str, Vector]
+    criterion: str
+    aggregate: str
+    normalise: str
+    notes: tuple[str, ...] = ()
+
+
+def score(
+    coupling: Coupling,
+    criterion: str = "l2",
+    aggregate: str = "sum",
+    normalise: str = "mean",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Scores:
+    """Score every index of every channel group from the weights alone.
+
+    >>> score(coupling, "l2").by_group["conv1.weight:0"].shape  # doctest: +SKIP
+    (64,)
+
+    Scores have no unit; those of one group average 1 under `normalise="mean"`. Each weight is read once; memory
+    stays below about three times the largest weight. `seed` is for the criterion `random` only.
+
+    Raises UsageError for a name that is not in CRITERIA, AGGREGATIONS or NORMALISATIONS, ModelError for a weight
+    with NaN or infinite values.
+    """
+    for what, name, table in (
+        ("criterion", criterion, CRITERIA),
+        ("aggregation", aggregate, AGGREGATIONS),
+        ("normalisation", normalise, NORMALISATIONS),
+    ):
+        if name not in table:
+            raise UsageError(_unknown(what, name, table))
+    parts = CRITERIA[criterion](Request(coupling, coupling.groups, seed, progress))
+    together, scale = AGGREGATIONS[aggregate], NORMALISATIONS[normalise]
+    by_group = {g.name: scale(together(np.stack(parts.by_group[g.name]))) for g in coupling.groups}
+    return Scores(by_group, criterion, aggregate, normalise, parts.notes)
+
+
+def _unknown(what: str, name: str, table: Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(name, table, 1)
+    return f"no {what} named {name!r}" + (f": did you mean {near[0]!r}?" if near else f": choose {', '.join(table)}")
+
+
+__all__ = [
+    "AGGREGATIONS",
+    "CRITERIA",
+    "NORMALISATIONS",
+    "Criterion",
+    "Parts",
+    "Progress",
+    "Request",
+    "Scores",
+    "Vector",
+    "score",
+]
