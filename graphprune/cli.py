@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -393,6 +394,12 @@ def main() -> None:
             print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
         print(f"graphprune: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except Exception as error:
+        if os.environ.get("GRAPHPRUNE_DEBUG"):
+            raise
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        print(f"graphprune: internal error, nothing was written: {said} (GRAPHPRUNE_DEBUG=1 shows where)", file=sys.stderr)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("graphprune: interrupted, nothing was written", file=sys.stderr)
         raise SystemExit(130) from None

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphprune import __version__
 from graphprune import feeds as feeding
 from graphprune.allocate import Budget, allocate
 from graphprune.allocate.align import detect_alignment
@@ -207,7 +208,7 @@ def make_plan(analysis: Analysis, choosing: Choosing, progress: Progress = _sile
     scores = score(coupling, choosing.criterion, choosing.aggregate, choosing.normalise, analysis.looking.seed)
     budget = Budget(
         sparsity=choosing.sparsity,
-        targets=dict(choosing.targets),
+        targets={"macs": 1 / max(choosing.speedup, 1.0)} if choosing.speedup else dict(choosing.targets),
         allocation=choosing.allocation,
         align=detect_alignment() if choosing.align == "auto" else int(choosing.align),
         floor=choosing.floor,
@@ -218,8 +219,13 @@ def make_plan(analysis: Analysis, choosing: Choosing, progress: Progress = _sile
     if choosing.speedup is not None:
         from graphprune.speed import allocate_for_speed
 
-        return allocate_for_speed(analysis, scores, budget, choosing.speedup, progress)
-    return allocate(coupling, scores, analysis.costs, budget)
+        return named(allocate_for_speed(analysis, scores, budget, choosing.speedup, progress), analysis)
+    return named(allocate(coupling, scores, analysis.costs, budget), analysis)
+
+
+def named(plan: PruningPlan, analysis: Analysis) -> PruningPlan:
+    """Write the model's name into a plan's header."""
+    return plan.named(analysis.source.name if analysis.source else analysis.original.graph.name or "")
 
 
 @dataclass(frozen=True)
@@ -257,7 +263,7 @@ def run_plan(
     after = analysis.costs(plan.sizes_of(analysis.coupling))
     with clock.stage("rewrite"):
         pruned = rearranged(analysis.model, analysis.coupling, chosen)
-        pruned.metadata_props[MARK] = plan.summary()
+        pruned.metadata_props[MARK] = f"{__version__}: {len(plan.keep)} channel groups pruned"
     external = has_external_data(analysis.original) or tensor_bytes(pruned) > _EMBED_LIMIT
     folder = output.parent if output is not None else None
     proof: Proof | None = None

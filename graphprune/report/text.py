@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 _SHOWN = 12
+_EXPECTED = "kernel positions"  # every convolution has them; listed with -v
 
 
 def count(n: float) -> str:
@@ -61,6 +62,8 @@ def pins_table(pins: Sequence[Mapping[str, Any]], verbose: bool = False) -> Tabl
     """Return what is not prunable, by reason."""
     reasons: dict[str, list[Mapping[str, Any]]] = {}
     for p in pins:
+        if not verbose and p["reason"].startswith(_EXPECTED):
+            continue
         reasons.setdefault(p["reason"] if verbose else p["reason"].split(" [")[0], []).append(p)
     if not reasons:
         return None
