@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from graphprune.axes.expr import Axis, Dim, Sum
 
@@ -70,7 +70,7 @@ class Pattern:
 _TERM = re.compile(r"\(([^()]*)\)|(\*?)(\w+)")
 
 
-@lru_cache(maxsize=None)
+@cache
 def parse(text: str) -> Pattern:
     """Read a pattern.
 

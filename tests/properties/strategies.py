@@ -24,7 +24,8 @@ def dims(draw: st.DrawFn, most: int = 4) -> list[Dim]:
 @st.composite
 def expressions(draw: st.DrawFn, pool: list[Dim], depth: int = 3, most: int = MOST_SLOTS) -> Axis:
     """Draw a tree of sums and products over the dims of a pool, with units now and then."""
-    kind = draw(st.sampled_from(["leaf", "leaf", "sum", "product", "unit"] if depth else ["leaf", "leaf", "leaf", "unit"]))
+    kinds = ["leaf", "leaf", "sum", "product", "unit"] if depth else ["leaf", "leaf", "leaf", "unit"]
+    kind = draw(st.sampled_from(kinds))
     if kind == "unit":
         return UNIT
     if kind == "leaf":

@@ -166,7 +166,9 @@ _operands = st.lists(
 
 
 def _write(operand: Operand) -> str:
-    texts = [f"({' '.join(t.letters)})" if len(t.letters) > 1 else "*" * t.variadic + t.letters[0] for t in operand.terms]
+    texts = [
+        f"({' '.join(t.letters)})" if len(t.letters) > 1 else "*" * t.variadic + t.letters[0] for t in operand.terms
+    ]
     return " ".join(texts) + "?" * operand.optional
 
 

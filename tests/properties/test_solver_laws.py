@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -165,9 +166,10 @@ def test_a_true_structure_is_found(drawn: tuple[Equations, dict[Dim, Axis]], see
 @given(st.data())
 def test_reshapes_of_one_product_pin_nothing(data: st.DataObject) -> None:
     """Any two groupings of the same factors nest, in any number of steps."""
-    factors: list[Axis] = [Dim(n, f"f{i}") for i, n in enumerate(data.draw(st.lists(st.integers(2, 6), min_size=2, max_size=5)))]
+    sizes = data.draw(st.lists(st.integers(2, 6), min_size=2, max_size=5))
+    factors: list[Axis] = [Dim(n, f"f{i}") for i, n in enumerate(sizes)]
     views = [factors, *[regroup(data.draw, factors) for _ in range(data.draw(st.integers(1, 4)))]]
-    pairs = [(product(*a), product(*b)) for a, b in zip(views, views[1:], strict=False)]
+    pairs = [(product(*a), product(*b)) for a, b in pairwise(views)]
     solution = check_sound(data.draw(st.permutations(same(*pairs))))
     assert not solution.pins
     for f in factors[1:-1]:
@@ -343,7 +345,7 @@ def test_long_concats_are_solved() -> None:
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_long_chain_of_names_is_followed(order: int) -> None:
     names = [fresh(8) for _ in range(5000)]
-    told = [(a, b) for a, b in zip(names, names[1:], strict=False)][::order]
+    told = [(a, b) for a, b in pairwise(names)][::order]
     solution = check_sound(same(*told), rounds=1)
     assert len({solution.expand(n) for n in names}) == 1
 
