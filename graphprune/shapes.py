@@ -18,7 +18,7 @@ import onnx.defs
 import onnx_ir as ir
 
 from graphprune.model import constant_of
-from graphprune.ops import CONTENTS, RANDOM
+from graphprune.ops import CONTENTS, LIKE_FIRST, RANDOM
 
 Content = npt.NDArray[Any]
 Observed: TypeAlias = "Mapping[str, tuple[int, tuple[int | None, ...]]]"
@@ -139,6 +139,9 @@ class _Walk:
         self, node: ir.Node, version: int, known: list[Content | None]
     ) -> list[tuple[int, tuple[int | None, ...] | None] | None] | None:
         domain = "" if node.domain == "ai.onnx" else node.domain
+        if node.op_type in LIKE_FIRST and not domain:
+            first = (node.inputs[0].name or "") if node.inputs[0] is not None else ""
+            return [(self.world.dtypes.get(first, 0), self.world.shapes.get(first))]
         try:
             schema = onnx.defs.get_schema(node.op_type, version, domain)
         except Exception:

@@ -1,7 +1,8 @@
 """All operator knowledge, in tables: one table per question, one row per operator.
 
 `AXES`: which axes are the same, and which may not change. `REFITS`: which attributes and integer inputs
-follow a size. `BOUNDS`: below which number indices must lie. `COSTS`: multiply-accumulates. `CONTENTS`: which contents shapes alone tell.
+follow a size. `BOUNDS`: below which number indices must lie. `COSTS`: multiply-accumulates. `CONTENTS`: which contents
+shapes alone tell.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from graphprune.ops import attention, conv, elementwise, gather, matmul, movement, normalization, reduction, shapes
 from graphprune.ops.gather import CARRIERS, BoundRule
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Table
-from graphprune.ops.shapes import RANDOM, ContentRule
+from graphprune.ops.shapes import LIKE_FIRST, RANDOM, ContentRule
 from graphprune.ops.sizes import RefitRule
 
 AXES: Table[AxisRule] = Table(
@@ -41,4 +42,19 @@ BOUNDS: Table[BoundRule] = Table("bounds", [*gather.BOUNDS])
 COSTS: Table[CostRule] = Table("costs", [*conv.COSTS, *matmul.COSTS, *attention.COSTS])
 CONTENTS: Table[ContentRule] = Table("contents", [*shapes.CONTENTS])
 
-__all__ = ["AXES", "BOUNDS", "CARRIERS", "CONTENTS", "COSTS", "RANDOM", "REFITS", "AxisRule", "CostRule", "Op", "Operand", "RefitRule", "Table"]
+__all__ = [
+    "AXES",
+    "BOUNDS",
+    "CARRIERS",
+    "CONTENTS",
+    "COSTS",
+    "LIKE_FIRST",
+    "RANDOM",
+    "REFITS",
+    "AxisRule",
+    "CostRule",
+    "Op",
+    "Operand",
+    "RefitRule",
+    "Table",
+]

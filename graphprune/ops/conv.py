@@ -35,8 +35,18 @@ roi = line(
     pins={"n": "samples of a batch", "s": "sampled positions", "r": "regions", "k": "regions", "b": "regions",
           "t": "sampled positions"},
 )
-col2im = line("n (c k) l, d, b -> n c *s", sizes={"k": lambda op: prod(int(v) for v in op.fixed(2) or ())},
-              pins={"k": "kernel positions", "l": "positions", "d": "a size", "b": "a size", "s": "positions"})
+col2im = line(
+    "n (c k) l, d, b -> n c *s",
+    sizes={"k": lambda op: prod(op.ints(2, "") or ())},
+    pins={"k": "kernel positions", "l": "positions", "d": "a size", "b": "a size", "s": "positions"},
+)
+
+
+def max_pool(op: Op) -> Iterator[Equation]:
+    """As other pooling; indices, where asked for, count through samples, channels and positions."""
+    yield from pool(op)
+    if op.output(1) is not None:
+        yield from pin_all(op, "positions are indexed in the flattened input")
 
 
 def deform_conv(op: Op) -> Iterator[Equation]:
@@ -51,7 +61,8 @@ AXES: tuple[Row[AxisRule], ...] = (
     row(conv, "Conv"),
     row(conv_transpose, "ConvTranspose"),
     row(deform_conv, "DeformConv"),
-    row(pool, "MaxPool", "AveragePool", "LpPool"),
+    row(max_pool, "MaxPool"),
+    row(pool, "AveragePool", "LpPool"),
     row(global_pool, "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"),
     row(grid_sample, "GridSample"),
     row(roi, "RoiAlign", "MaxRoiPool"),

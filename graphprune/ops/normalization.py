@@ -8,7 +8,7 @@ from graphprune.axes import Equation, Pin, Role, Same, Use
 from graphprune.ops.registry import AxisRule, Op, Row, broadcast, line, normalise_axis, pin_all, row, same_axes
 from graphprune.ops.sizes import RefitRule, attributes
 
-batch_norm = line("n c *s, c, c, c, c -> n c *s, c, c", gain=1)
+batch_norm = line("n c *s, c, c, c, c -> n c *s, c, c, c, c", gain=1)
 instance_norm = line("n c *s, c, c -> n c *s", normalised="s", gain=1)
 group_norm_18 = line("n (g c) *s, g, g -> n (g c) *s", sizes={"g": "num_groups"}, normalised="c", gain=1)
 group_norm_21 = line(
@@ -53,9 +53,9 @@ def mean_variance(op: Op) -> Iterator[Equation]:
 
 
 def batch_norm_rule(op: Op) -> Iterator[Equation]:
-    """A BatchNormalization of a vector of samples has no channel axis."""
-    if op.x().rank < 2:
-        yield from pin_all(op, "the input has no channel axis")
+    """A vector of samples has no channel axis; old files may have parameters for every position."""
+    if op.x().rank < 2 or op.x(1).rank != 1:
+        yield from pin_all(op, "the parameters have no channel axis")
         return
     yield from batch_norm(op)
 

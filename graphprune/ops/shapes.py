@@ -106,5 +106,9 @@ def _size_content(shape: tuple[int, ...], attributes: Mapping[str, Any]) -> Cont
 
 
 CONTENTS: tuple[Row[ContentRule], ...] = (row(_shape_content, "Shape"), row(_size_content, "Size"))
-RANDOM = frozenset(["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"])
+RANDOM = frozenset(
+    ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"]
+)
 """Operators whose content is not a function of their inputs."""
+LIKE_FIRST = frozenset(["GroupNormalization"])
+"""Operators of whose output onnx does not infer that it has type and sizes of the first input."""
