@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from graphprune import feeds as feeding
 from graphprune.allocate import Budget, allocate
 from graphprune.allocate.align import detect_alignment
 from graphprune.costs import CostModel, Costs
-from graphprune.errors import NothingPrunable, UsageError, ValidationError
+from graphprune.errors import NothingPrunable, SessionError, UsageError, ValidationError
 from graphprune.groups import Coupling, couple
 from graphprune.model import ModelLike, has_external_data, load, publish, save, tensor_bytes, write_into
 from graphprune.normalize import normalize
@@ -32,7 +32,7 @@ from graphprune.prove import Proof, Reference, prove
 from graphprune.rewrite import rearranged
 from graphprune.runtime import Runtime
 from graphprune.score import score
-from graphprune.sizes import Shapes, choose
+from graphprune.sizes import Shapes, alternatives, choose
 from graphprune.trace import trace
 from graphprune.validate import Verdict, check_file, validate
 
@@ -145,25 +145,32 @@ class Analysis:
     @cached_property
     def reference(self) -> Reference:
         """The dense model and its outputs: at both choices of input sizes if it runs at both."""
-        return usable(Reference(self.original, self.feeds, self.looking.runtime.threads))
+        threads = self.looking.runtime.threads
+        try:
+            return usable(Reference(self.original, self.feeds, threads))
+        except SessionError:
+            natural = self.coupling.graph.worlds.natural_inputs
+            for shapes in alternatives(self.model, natural) if not self.looking.inputs else ():
+                with suppress(SessionError, UsageError):
+                    bounds = feeding.index_bounds(self.coupling.graph.ops)
+                    feed, _ = feeding.make(self.model, shapes, bounds, {}, self.looking.seed)
+                    return usable(Reference(self.original, (feed,), threads))
+            raise
 
 
 def usable(reference: Reference) -> Reference:
     """Return the reference with the inputs that the dense model accepts; raise SessionError if it accepts none."""
-    from graphprune.errors import SessionError
-
-    kept, first = [], None
-    for feed in reference.feeds:
-        alone = Reference(reference.model, (feed,), reference.threads)
-        try:
-            alone.plain  # noqa: B018
-            kept.append(feed)
-        except SessionError as error:
-            first = first or error
-    if not kept:
-        assert first is not None
-        raise first
-    return reference if len(kept) == len(reference.feeds) else Reference(reference.model, tuple(kept), reference.threads)
+    try:
+        reference.plain  # noqa: B018
+        return reference
+    except SessionError:
+        if len(reference.feeds) == 1:
+            raise
+    first, *others = reference.feeds
+    try:
+        return usable(Reference(reference.model, (first,), reference.threads))
+    except SessionError:
+        return usable(Reference(reference.model, tuple(others), reference.threads))
 
 
 def analyse(model: ModelLike, looking: Looking | None = None, progress: Progress = _silent) -> Analysis:

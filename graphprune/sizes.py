@@ -138,15 +138,45 @@ def _assign(symbols: Symbols, size_of: Callable[[str, str, int, int], int]) -> S
         for k, n in enumerate(sizes):
             if isinstance(n, str):
                 by_symbol.setdefault(n, size_of(name, n, k, len(sizes)))
-    past = next((v for s, v in by_symbol.items() if _PAST.search(s) and not _TOTAL.search(s)), None)
-    new = next((v for s, v in by_symbol.items() if re.search(r"seq|^s$|len", s, re.I) and not _PAST.search(s)), None)
-    if past is not None:
-        for s in by_symbol:
-            if _TOTAL.search(s):
-                by_symbol[s] = past + (new or 1)
+    _add_up(symbols, by_symbol)
     for name, sizes in symbols.items():
         out[name] = tuple(by_symbol[n] if isinstance(n, str) else n for n in sizes)
     return out
+
+
+def _add_up(symbols: Symbols, by_symbol: dict[str, int]) -> None:
+    """Where positions are carried in from before, the length of a mask is theirs plus that of the new ones."""
+    past = {
+        n
+        for name, sizes in symbols.items()
+        for n in sizes[1:]
+        if isinstance(n, str) and _PAST.search(f"{name} {n}") and not _TOTAL.search(n)
+    }
+    new = {s[-1] for name, s in symbols.items() if re.search(r"ids|tokens", name, re.I) and len(s) == 2}
+    totals = {
+        s[-1]
+        for name, s in symbols.items()
+        if s and isinstance(s[-1], str) and (_TOTAL.search(s[-1]) or ("mask" in name.lower() and s[-1] not in new))
+    }
+    if not past or not totals or not new:
+        return
+    carried = max(by_symbol[n] for n in past)
+    arriving = max(by_symbol[n] if isinstance(n, str) else n for n in new)
+    by_symbol.update(dict.fromkeys(past - totals, carried))
+    by_symbol.update(dict.fromkeys(totals, carried + arriving))
+
+
+def alternatives(model: ir.Model, natural: Shapes) -> Iterator[Shapes]:
+    """Yield other input sizes to try where the model does not run at the natural ones: larger, then smaller."""
+    symbols = input_symbols(model)
+    for factor in (4, 16, 32, 64, 1000, 0.5, 0.25):
+        yield {
+            name: tuple(
+                max(int(n * factor), 1) if isinstance(s, str) and k and not _BATCH.search(s) else n
+                for k, (s, n) in enumerate(zip(symbols[name] or shape, shape, strict=True))
+            )
+            for name, shape in natural.items()
+        }
 
 
 def is_spatial(symbols: Symbols, name: str, axis: int) -> bool:
