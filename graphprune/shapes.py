@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from graphprune.model import constant_of
 from graphprune.ops import CONTENTS, LIKE_FIRST, RANDOM
+from graphprune.ops.shapes import axes_kept
 
 Content = npt.NDArray[Any]
 Observed: TypeAlias = "Mapping[str, tuple[int, tuple[int | None, ...]]]"
@@ -168,7 +169,22 @@ class _Walk:
         except Exception as error:
             self.world.conflicts.append(f"{node.op_type} {node.name!r}: {str(error).splitlines()[0][:200]}")
             return None
-        return [_read_type(got.get(f"o{i}")) for i in range(len(node.outputs))]
+        answers = [_read_type(got.get(f"o{i}")) for i in range(len(node.outputs))]
+        return [self.complete(node, answers[0]), *answers[1:]]
+
+    def complete(
+        self, node: ir.Node, answer: tuple[int, tuple[int | None, ...] | None] | None
+    ) -> tuple[int, tuple[int | None, ...] | None] | None:
+        """Fill in sizes that a node with parameters of unknown content passes on."""
+        first = self.world.shapes.get((node.inputs[0].name or "") if node.inputs and node.inputs[0] is not None else "")
+        if answer is None or answer[1] is None or first is None or len(first) != len(answer[1]):
+            return answer
+        if None not in answer[1]:
+            return answer
+        attributes = {k: a.value for k, a in node.attributes.items()}
+        contents = [self.world.contents.get(v.name or "") if v is not None else None for v in node.inputs]
+        kept = axes_kept(node.op_type, attributes, contents, len(first))
+        return answer[0], tuple(first[k] if n is None and k in kept else n for k, n in enumerate(answer[1]))
 
     def evaluate(self, node: ir.Node, version: int) -> None:
         """Carry out a node on small known contents."""

@@ -23,6 +23,8 @@ def show(axis: Axis, name: Callable[[Dim], str] | None = None) -> str:
     if not axis.parts:
         return "1" if axis.size else "0"
     inner = _sum_texts(axis, name) if isinstance(axis, Sum) else [show(p, name) for p in axis.parts]
+    if len(inner) == 1:
+        return inner[0]
     return "(" + (" + " if isinstance(axis, Sum) else " ").join(inner) + ")"
 
 

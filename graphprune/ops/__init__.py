@@ -7,7 +7,19 @@ shapes alone tell.
 
 from __future__ import annotations
 
-from graphprune.ops import attention, conv, elementwise, gather, matmul, movement, normalization, reduction, shapes
+from graphprune.ops import (
+    attention,
+    conv,
+    cuts,
+    elementwise,
+    gather,
+    matmul,
+    movement,
+    normalization,
+    reduction,
+    resample,
+    shapes,
+)
 from graphprune.ops.gather import CARRIERS, BoundRule
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Table
 from graphprune.ops.shapes import LIKE_FIRST, RANDOM, ContentRule
@@ -22,6 +34,8 @@ AXES: Table[AxisRule] = Table(
         *normalization.AXES,
         *reduction.AXES,
         *movement.AXES,
+        *cuts.AXES,
+        *resample.AXES,
         *gather.AXES,
         *attention.AXES,
         *shapes.AXES,
@@ -33,6 +47,8 @@ REFITS: Table[RefitRule] = Table(
         *conv.REFITS,
         *normalization.REFITS,
         *movement.REFITS,
+        *cuts.REFITS,
+        *resample.REFITS,
         *gather.REFITS,
         *attention.REFITS,
         *shapes.REFITS,

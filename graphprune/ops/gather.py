@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -35,7 +36,7 @@ def runs(indices: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
 def pieces(axis: Axis, spans: list[tuple[int, int]]) -> Iterator[tuple[list[Axis], list[Equation]]]:
     """Cut an axis at all ends of `spans`; yield the parts of each span with the equations that cut it."""
     cuts = sorted({0, axis.size, *[e for s in spans for e in s]})
-    parts = [fresh(b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts = [fresh(b - a) for a, b in pairwise(cuts)]
     equation: list[Equation] = [Same(axis, concat(*parts))]
     for a, b in spans:
         yield [p for p, lo in zip(parts, cuts, strict=False) if a <= lo < b], equation
@@ -205,6 +206,9 @@ BOUNDS: tuple[Row[BoundRule], ...] = (row(_first_axis_size, "Gather", "GatherEle
 """Which input's elements must lie below which number."""
 
 CARRIERS = frozenset(
-    "Cast Identity Reshape Flatten Squeeze Unsqueeze Transpose Slice Expand Tile Dropout Split Concat".split()
+    [
+        "Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Expand", "Tile",
+        "Dropout", "Split", "Concat",
+    ]
 )
 """Operators whose outputs hold elements of their first input as they were."""

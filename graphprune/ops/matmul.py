@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import prod
 
 from graphprune.axes import UNIT, Axis, Equation, Role, Same, Use
-from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Row, ShapeOf, broadcast, pin_all, row
+from graphprune.ops.registry import AxisRule, CostRule, Op, Row, ShapeOf, broadcast, pin_all, row
 
 
 def _contract(op: Op, left: Axis, right: Axis) -> Iterator[Equation]:
@@ -24,8 +24,8 @@ def gemm(op: Op) -> Iterator[Equation]:
     """`m k, k n, (m n)? -> m n`, either matrix transposed."""
     a, b, y = op.x(0), op.x(1), op.y()
     m, k = a.axes[::-1] if op.attr("transA", 0) else a.axes
-    l, n = b.axes[::-1] if op.attr("transB", 0) else b.axes
-    yield from _contract(op, k, l)
+    other, n = b.axes[::-1] if op.attr("transB", 0) else b.axes
+    yield from _contract(op, k, other)
     yield from _produce(0, m, y.axes[0])
     yield from _produce(1, n, y.axes[1])
     yield from broadcast(op, [2], y, Role.PRODUCED)

@@ -71,6 +71,16 @@ def elements_read(
     return None
 
 
+def axes_kept(
+    operator: str, attributes: Mapping[str, Any], contents: Sequence[Content | None], rank: int
+) -> set[int]:
+    """Return axes that a node passes on at their size even where onnx infers none of the output's sizes."""
+    if operator not in ("Slice", "Pad"):
+        return set()
+    given = contents[3] if len(contents) > 3 else attributes.get("axes")
+    return set() if given is None else set(range(rank)) - {int(a) % rank for a in np.asarray(given).ravel()}
+
+
 def refit_size(op: Op, now: Shrunk) -> Iterator[Change]:
     if any(now.changed(a) for a in op.x().axes) and not any(op.x().dynamic):
         yield FreezeOutput((prod(op.x().shape),), frozenset([0]), scalar=True)

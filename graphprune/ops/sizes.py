@@ -113,6 +113,7 @@ def output_sizes(i: int, attribute: str | None = None) -> RefitRule:
             yield SetElements(i, elements)
         elif attribute is not None and op.attr(attribute) is not None:
             old = op.attr(attribute)
-            yield SetAttribute(attribute, tuple(e.new if e and o > 0 else o for e, o in zip(elements, old, strict=True)))
+            new = tuple(e.new if e and o > 0 else o for e, o in zip(elements, old, strict=True))
+            yield SetAttribute(attribute, new)
 
     return rule
