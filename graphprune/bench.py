@@ -26,8 +26,8 @@ def compare_models(
     timing = compare_latency(before, after, feed, feed, looking.runtime, seconds)
     memory = [peak_memory_mb(p, feed, looking.runtime) for p in (before, after)]
     return {
-        "before": {**costs_record(one.dense, timing.before.median_ms), "peak_memory_mb": memory[0]},
-        "after": {**costs_record(two.dense, timing.after.median_ms), "peak_memory_mb": memory[1]},
+        "before": costs_record(one.dense, timing.before.median_ms, memory[0]),
+        "after": costs_record(two.dense, timing.after.median_ms, memory[1]),
         **timing_record(timing),
         "max_relative_difference": relative_error(*outputs)[0],
         "proof": None,

@@ -256,7 +256,7 @@ def plan(
     )
     from graphprune.pipeline import analyse, make_plan
     from graphprune.report import text
-    from graphprune.report.record import prune_record
+    from graphprune.report.record import Findings, prune_record
 
     with talk.progress() as progress:
         analysis = analyse(model, _looking(input_shape, inputs, provider, threads, batch, seed, model), progress)
@@ -265,7 +265,7 @@ def plan(
     if output is not None:
         _guard(output, model, None, force=True)
         decided.save(output)
-    record = prune_record(analysis, decided, after, None, None, None, analysis.seconds)
+    record = prune_record(analysis, decided, after, Findings(), analysis.seconds)
     talk.show(record, text.print_plan, verbose)
 
 

@@ -58,7 +58,7 @@ def observe_shapes(
     for n in asked:
         values[n].shape = None
     opened = session(widened, Runtime(optimise=False))
-    got = run(opened, feeds, [n for n in names])
+    got = run(opened, feeds, list(names))
     return {
         n: (int(ir.DataType.from_numpy(a.dtype)), tuple(a.shape)) for n, a in got.items() if isinstance(a, np.ndarray)
     }

@@ -70,6 +70,11 @@ class Reference:
         opened = session(self.model, Runtime(threads=self.threads, optimise=optimise))
         return [run(opened, f) for f in self.feeds]
 
+    @property
+    def elements(self) -> int:
+        """How many numbers there are to compare."""
+        return sum(a.size for outputs in self.plain for a in outputs.values())
+
     @cached_property
     def noise(self) -> float:
         """What rounding alone does: the largest relative difference between the two."""

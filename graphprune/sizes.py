@@ -96,9 +96,9 @@ def choose(
     shapes_n, world_n, seen_n = _best(model, [{**s, **given} for s in _natural(symbols, batch or 1)], observe)
     if any(isinstance(n, str) for sizes in symbols.values() for n in sizes):
         traced = [*_traced(symbols), *_scaled(symbols, shapes_n)]
-        shapes_t, world_t, seen_t = _best(model, traced, observe)
+        shapes_t, world_t, _ = _best(model, traced, observe)
     else:
-        shapes_t, world_t, seen_t = shapes_n, world_n, seen_n
+        shapes_t, world_t = shapes_n, world_n
     if world_n.open_axes:
         world_n = infer(model, shapes_n, observed=seen_n, first_prime=_OTHER_PRIMES)
     return Worlds(shapes_t, shapes_n, world_t, world_n)

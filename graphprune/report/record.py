@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from graphprune.costs import Costs
@@ -69,10 +70,14 @@ def proof_record(proof: Proof) -> dict[str, Any]:
     }
 
 
-def costs_record(costs: Costs, latency_ms: float | None = None) -> dict[str, Any]:
+def costs_record(costs: Costs, latency_ms: float | None = None, memory_mb: float | None = None) -> dict[str, Any]:
     """Return one side of a comparison."""
     return {
-        "parameters": costs.parameters, "macs": costs.macs, "bytes": costs.bytes, "latency_ms": latency_ms,
+        "parameters": costs.parameters,
+        "macs": costs.macs,
+        "bytes": costs.bytes,
+        "latency_ms": latency_ms,
+        "peak_memory_mb": memory_mb,
     }
 
 
@@ -85,21 +90,26 @@ def timing_record(timing: Comparison | None) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What was found out about a pruned model; None where that was not asked for."""
+
+    proof: Proof | None = None
+    verdict: Verdict | None = None
+    timing: Comparison | None = None
+    memory: tuple[float | None, float | None] = (None, None)
+
+
 def prune_record(
-    analysis: Analysis,
-    plan: PruningPlan,
-    after: Costs,
-    proof: Proof | None,
-    verdict: Verdict | None,
-    timing: Comparison | None,
-    seconds: Mapping[str, float],
+    analysis: Analysis, plan: PruningPlan, after: Costs, found: Findings, seconds: Mapping[str, float]
 ) -> dict[str, Any]:
     """Return what `prune --json` prints."""
+    proof, verdict, timing = found.proof, found.verdict, found.timing
     coupling = analysis.coupling
     return {
         "model": model_record(analysis),
-        "before": costs_record(analysis.dense, timing.before.median_ms if timing else None),
-        "after": costs_record(after, timing.after.median_ms if timing else None),
+        "before": costs_record(analysis.dense, timing.before.median_ms if timing else None, found.memory[0]),
+        "after": costs_record(after, timing.after.median_ms if timing else None, found.memory[1]),
         **timing_record(timing),
         "groups": [
             {"name": g.name, "size": g.size, "kept": len(plan.keep.get(g.name, range(g.size)))} for g in coupling.groups
