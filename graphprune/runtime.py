@@ -261,7 +261,7 @@ def _options(library: Any, runtime: Runtime) -> Any:
     options = library.SessionOptions()
     level = library.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if runtime.optimise else level.ORT_DISABLE_ALL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised, and told in one line
     options.intra_op_num_threads = runtime.threads
     options.inter_op_num_threads = 1
     # Idle workers spin by default and take the cores of the next session: of three equal sessions with two threads
