@@ -15,7 +15,7 @@ The network does not normalise its input. Whoever runs it has to: ``image = (pix
 Run it, with numpy, torch and onnx installed, as::
 
     apt-get install dataset-fashion-mnist
-    python samples/train_fashion_mnist.py
+    python samples/0_train_fashion_mnist.py
 
 ``--data`` names another folder with the four original ``*-ubyte.gz`` files. Training takes about ten minutes on two CPU
 cores. The number of epochs is fixed and the last epoch's weights are the result: the test images choose nothing.
