@@ -95,7 +95,8 @@ def choose(
     check_given(symbols, given)
     shapes_n, world_n, seen_n = _best(model, [{**s, **given} for s in _natural(symbols, batch or 1)], observe)
     if any(isinstance(n, str) for sizes in symbols.values() for n in sizes):
-        traced = [*_traced(symbols), *_scaled(symbols, shapes_n)]
+        candidates = [*_traced(symbols, 0), *_scaled(symbols, shapes_n), *_traced(symbols, 1)]
+        traced = [c for c in candidates if not _collides(symbols, c, shapes_n)] or candidates
         shapes_t, world_t, _ = _best(model, traced, observe)
     else:
         shapes_t, world_t = shapes_n, world_n
@@ -206,23 +207,36 @@ def _natural(symbols: Symbols, batch: int) -> list[Shapes]:
     return [first, smaller, larger]
 
 
-def _traced(symbols: Symbols) -> Iterator[Shapes]:
+def _collides(symbols: Symbols, traced: Shapes, natural: Shapes) -> bool:
+    """Return whether an open axis has one size in both choices, so that nobody could see that it is open."""
+    return any(
+        isinstance(n, str) and traced[name][k] == natural[name][k]
+        for name, sizes in symbols.items()
+        for k, n in enumerate(sizes)
+    )
+
+
+def _traced(symbols: Symbols, other: int) -> Iterator[Shapes]:
+    """Yield choices of primes for open sizes; `other` is 1 for a second set of them."""
     names = list(dict.fromkeys(n for sizes in symbols.values() for n in sizes if isinstance(n, str)))
     rest = [n for n in names if not _BATCH.search(n)]
+    batch, first = (3, 5)[other], 5 * other
 
     def by_name(name: str, symbol: str, axis: int, rank: int) -> int:
-        return 3 if axis == 0 or symbol not in rest else _PRIMES[rest.index(symbol) % len(_PRIMES)]
+        return batch if axis == 0 or symbol not in rest else _PRIMES[(first + rest.index(symbol)) % len(_PRIMES)]
 
     def by_position(name: str, symbol: str, axis: int, rank: int) -> int:
-        return 3 if axis == 0 else _PRIMES[axis]
+        return batch if axis == 0 else _PRIMES[(first + axis) % len(_PRIMES)]
 
     def spatial(name: str, symbol: str, axis: int, rank: int) -> int:
         if is_spatial(symbols, name, axis):
-            return _SPATIAL[axis % 2]
+            return _SPATIAL[axis % 2 + 2 * other]
         return by_name(name, symbol, axis, rank)
 
     def large(name: str, symbol: str, axis: int, rank: int) -> int:
-        return 3 if axis == 0 or symbol not in rest else 320 if is_spatial(symbols, name, axis) else 48
+        if axis == 0 or symbol not in rest:
+            return batch
+        return 320 + 64 * other if is_spatial(symbols, name, axis) else 48 + 16 * other
 
     for size_of in (by_name, by_position, spatial, large):
         yield _assign(symbols, size_of)
