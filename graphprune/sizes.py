@@ -95,7 +95,7 @@ def choose(
     check_given(symbols, given)
     shapes_n, world_n, seen_n = _best(model, [{**s, **given} for s in _natural(symbols, batch or 1)], observe)
     if any(isinstance(n, str) for sizes in symbols.values() for n in sizes):
-        candidates = [*_traced(symbols, 0), *_scaled(symbols, shapes_n), *_traced(symbols, 1)]
+        candidates = [*_traced(symbols, 0), *_traced(symbols, 1), *_scaled(symbols, shapes_n)]
         traced = [c for c in candidates if not _collides(symbols, c, shapes_n)] or candidates
         shapes_t, world_t, _ = _best(model, traced, observe)
     else:
