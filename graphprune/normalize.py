@@ -55,9 +55,14 @@ def unshare(model: ir.Model) -> None:
         for k, (node, index) in enumerate(uses[1:]):
             if node.graph is not graph:
                 continue
-            copy = add_constant(graph, f"{value.name}{COPY_MARK}{k + 1}", tensor, model.ir_version)
+            copy = add_constant(graph, f"{value.name}{COPY_MARK}{k + 1}", _alias(tensor), model.ir_version)
             copy.metadata_props[ORIGIN] = value.name or ""
             node.replace_input_with(index, copy)
+
+
+def _alias(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Return the same content under a name of its own: writing a file names each tensor after its value."""
+    return ir.LazyTensor(lambda: tensor, tensor.dtype, ir.Shape(tensor.shape), name=tensor.name)
 
 
 def _accidental(tensor: ir.TensorProtocol) -> bool:
