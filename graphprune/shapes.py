@@ -24,8 +24,8 @@ from graphprune.ops.shapes import axes_kept
 Content = npt.NDArray[Any]
 Observed: TypeAlias = "Mapping[str, tuple[int, tuple[int | None, ...]]]"
 """Element type and sizes of values that were seen in runs; None where they differ between inputs."""
-_SMALL = 1024
-_READ = 4096
+_SMALL = 8192
+_READ = 8192
 
 
 @dataclass

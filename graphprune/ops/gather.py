@@ -9,9 +9,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphprune.axes import Axis, Equation, Pin, Role, Same, Use, concat, fresh
+from graphprune.axes import Axis, Equation, Pin, Role, Same, Use, concat, fresh, product
 from graphprune.ops.registry import AxisRule, Op, Operand, Row, normalise_axis, pin_all, row
-from graphprune.ops.sizes import Change, RefitRule, SetInput, Shrunk
+from graphprune.ops.sizes import BecomeReshape, Change, RefitRule, SetInput, Shrunk
 
 BoundRule: TypeAlias = Callable[[Op], tuple[int, int]]
 _INDEXED = "indexed by data"
@@ -54,9 +54,21 @@ def selected(op: Op) -> tuple[int, npt.NDArray[np.int64]] | None:
     return axis, np.where(flat < 0, flat + x.shape[axis], flat)
 
 
+def in_order(op: Op) -> bool:
+    """Return whether all slots of a flat input are gathered once, in order: a reshape written as a gather."""
+    x, indices = op.x(0), op.x(1)
+    if indices.value is None or indices.rank < 2 or x.rank != 1 or sum(op.y().dynamic) > 1:
+        return False
+    return indices.value.size == x.shape[0] and bool((np.ravel(indices.value) == np.arange(x.shape[0])).all())  # type: ignore[arg-type]
+
+
 def gather(op: Op) -> Iterator[Equation]:
     """Axes of the indices take the place of the indexed axis; fixed indices select slots of it."""
     x, indices, y = op.x(0), op.x(1), op.y()
+    if in_order(op):
+        yield Same(x.axes[0], product(*y.axes))
+        yield Use(0, x.axes[0], Role.CARRIED)
+        return
     axis = normalise_axis(op.attr("axis", 0), x.rank)
     for k, a in enumerate(x.axes):
         if k != axis:
@@ -92,6 +104,12 @@ def _select(op: Op, axis: int, spans: list[tuple[int, int]], out: Axis | None) -
 
 
 def refit_gather(op: Op, now: Shrunk) -> Iterator[Change]:
+    """Indices move to where their slots are now; a reshape written as a gather becomes one."""
+    if in_order(op):
+        if any(now.changed(a) for a in op.y().axes):
+            sizes = zip(now.shape(op.y()), op.y().dynamic, strict=True)
+            yield BecomeReshape(tuple(-1 if dynamic else n for n, dynamic in sizes))
+        return
     found = selected(op)
     if found is None:
         return

@@ -60,7 +60,15 @@ class FreezeOutput:
     scalar: bool = False
 
 
-Change: TypeAlias = SetAttribute | SetElements | SetInput | FreezeOutput
+@dataclass(frozen=True, slots=True)
+class BecomeReshape:
+    """Give the node's first input this shape, and do nothing else; -1 marks the sizes that depend on the input."""
+
+    shape: tuple[int, ...]
+    operator = "Reshape"
+
+
+Change: TypeAlias = SetAttribute | SetElements | SetInput | FreezeOutput | BecomeReshape
 
 
 @dataclass(frozen=True)

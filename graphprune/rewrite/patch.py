@@ -12,7 +12,7 @@ from graphprune.errors import ValidationError
 from graphprune.model import add_constant, constant_of
 from graphprune.ops import Op
 from graphprune.ops.shapes import elements_read
-from graphprune.ops.sizes import Change, Element, FreezeOutput, SetAttribute, SetElements, SetInput
+from graphprune.ops.sizes import BecomeReshape, Change, Element, FreezeOutput, SetAttribute, SetElements, SetInput
 from graphprune.sizes import Worlds
 
 _WHERE_SINCE = 9
@@ -37,8 +37,15 @@ class Patcher:
             self.set_input(node, change.operand, content)
         elif isinstance(change, SetElements):
             self.set_elements(node, op, change)
+        elif isinstance(change, BecomeReshape):
+            self.become_reshape(node, change)
         else:
             self.freeze(node, op, change)
+
+    def become_reshape(self, node: ir.Node, change: BecomeReshape) -> None:
+        node.op_type = change.operator
+        node.attributes.clear()
+        self.set_input(node, 1, np.asarray(change.shape, dtype=np.int64))
 
     def dtype(self, node: ir.Node, operand: int) -> npt.DTypeLike:
         value = node.inputs[operand] if operand < len(node.inputs) else None
@@ -105,6 +112,8 @@ class Patcher:
     def freeze(self, node: ir.Node, op: Op, change: FreezeOutput) -> None:
         """Give the readers of a size the number it was: as a constant where they read nothing else."""
         output = node.outputs[0]
+        if output.is_graph_output():
+            self.freeze_output(output, change)
         for reader, index in list(output.uses()):
             if reader.graph is not self.graph or index != 0:
                 self.freeze_use(reader, index, change)
@@ -118,6 +127,24 @@ class Patcher:
                 continue
             for out, content in fixed:
                 out.replace_all_uses_with(self.constant(reader, content), replace_graph_outputs=False)
+
+    def freeze_output(self, output: ir.Value, change: FreezeOutput) -> None:
+        """Let a size that leaves the graph say what it was, under its own name."""
+        name, dtype = output.name, np.int64
+        known = [e is not None for e in change.elements]
+        old = [0 if e is None else e for e in change.elements]
+        producer = output.producer()
+        assert producer is not None
+        mask = self.constant(producer, np.asarray(known[0] if change.scalar else known))
+        was = self.constant(producer, np.asarray(old[0] if change.scalar else old, dtype=dtype))
+        made = ir.node("Where", [mask, was, output], name=f"{producer.name}/where_{self.count}")
+        out = made.outputs[0]
+        out.type, out.shape = output.type, output.shape
+        output.name, out.name = f"{name}/now", name
+        self.graph.insert_after(producer, made)
+        for k, value in enumerate(list(self.graph.outputs)):
+            if value is output:
+                self.graph.outputs[k] = out
 
     def freeze_use(self, reader: ir.Node, index: int, change: FreezeOutput) -> None:
         if all(e is not None for e in change.elements):
