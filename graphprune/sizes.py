@@ -193,12 +193,12 @@ def _natural(symbols: Symbols, batch: int) -> list[Shapes]:
     def size(name: str, symbol: str, axis: int, rank: int) -> int:
         if axis == 0 or _BATCH.search(symbol):
             return batch
+        if _PAST.search(symbol):
+            return 8
         if is_spatial(symbols, name, axis):
             return 224
         if rank <= 3 and _AUDIO.search(f"{name} {symbol}") and axis == rank - 1:
             return 16000
-        if _PAST.search(symbol):
-            return 8
         return 16
 
     first = _assign(symbols, size)

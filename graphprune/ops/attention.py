@@ -87,7 +87,8 @@ def refit_attention(op: Op, now: Shrunk) -> Iterator[Change]:
 def attention_cost(op: Op, shape: ShapeOf) -> int:
     """Scores and their sum over values."""
     q, k, y = shape(op.x(0)), shape(op.x(1)), shape(op.y())
-    keys = k[-2]
+    past = op.input(4)
+    keys = k[-2] + (shape(past)[2] if past is not None else 0)
     return prod(q) * keys + prod(y) * keys
 
 
@@ -108,12 +109,13 @@ def rotary(op: Op) -> Iterator[Equation]:
     yield Same(width, concat(halves, rest))
     if turned != width.size:
         yield Pin(halves, "only a part of each head is turned, by a number")
-    for table in (cos, sin):
+    for i, table in ((1, cos), (2, sin)):
         yield Same(table.axes[-1], pair)
-        yield from (Use(1, a, Role.CARRIED) for a in table.axes)
+        yield from (Use(i, a, Role.CARRIED) for a in table.axes)
     yield from (Pin(a, "positions of a table") for a in cos.axes[:-1])
     yield from (Same(a, b) for a, b in zip(cos.axes, sin.axes, strict=True))
     yield Letter("heads", head)
+    yield Letter("turned", halves)
     if op.input(3) is not None:
         yield from (Use(3, a, Role.CARRIED) for a in op.x(3).axes)
 
@@ -121,6 +123,8 @@ def rotary(op: Op) -> Iterator[Equation]:
 def refit_rotary(op: Op, now: Shrunk) -> Iterator[Change]:
     if op.attr("num_heads", 0) and "heads" in now.letters:
         yield SetAttribute("num_heads", now.size(now.letters["heads"]))
+    if op.attr("rotary_embedding_dim", 0) and "turned" in now.letters:
+        yield SetAttribute("rotary_embedding_dim", now.size(now.letters["turned"]))
 
 
 AXES: tuple[Row[AxisRule], ...] = (row(attention, "Attention"), row(rotary, "RotaryEmbedding"))
