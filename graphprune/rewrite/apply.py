@@ -103,7 +103,8 @@ def _taker(tensor: ir.TensorProtocol, index: list[npt.NDArray[np.int64] | None])
 def _refit(model: ir.Model, coupling: Coupling, view: _View) -> None:
     """Ask the refit rule of every node whose operands shrink, and carry out what it answers."""
     nodes = {n.name: n for n in model.graph}
-    patcher = Patcher(model, coupling.graph.worlds)
+    resized = {name for name, o in coupling.graph.values.items() if any(view.shrunk(a) for a in o.axes)}
+    patcher = Patcher(model, coupling.graph.worlds, resized)
     for op in coupling.graph.ops:
         rule = REFITS.get(op.domain, op.type, op.version)
         operands = [o for o in (*op.inputs, *op.outputs) if o is not None]

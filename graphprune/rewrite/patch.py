@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,11 @@ _WHERE_SINCE = 9
 
 
 class Patcher:
-    """Changes nodes of one model; new constants get names of their own."""
+    """Changes nodes of one model; new constants get names of their own; `resized` values do not stay what they were."""
 
-    def __init__(self, model: ir.Model, worlds: Worlds) -> None:
+    def __init__(self, model: ir.Model, worlds: Worlds, resized: Container[str | None] = ()) -> None:
         self.model = model
+        self.resized = resized
         self.graph = model.graph
         self.worlds = worlds
         self.opset = model.graph.opset_imports.get("", 1)
@@ -166,7 +167,7 @@ class Patcher:
         for out in node.outputs:
             a = self.worlds.traced.contents.get(out.name or "")
             b = self.worlds.natural.contents.get(out.name or "")
-            if a is None or b is None or a.shape != b.shape or not np.array_equal(a, b) or out.is_graph_output():
+            if out.name in self.resized or a is None or b is None or a.shape != b.shape or not np.array_equal(a, b) or out.is_graph_output():
                 return None
             found.append((out, a))
         return found
