@@ -137,6 +137,7 @@ def masked(model: ir.Model, coupling: Coupling, chosen: Chosen) -> ir.Model:
     out = model.clone()
     view = _View(coupling, chosen)
     nodes = {n.name: n for n in out.graph}
+    done: set[tuple[str, int, int]] = set()
     for op in coupling.graph.ops:
         constant = {i for i, o in enumerate(op.inputs) if o is not None and o.name in coupling.graph.sources}
         for use in coupling.graph.uses.get(op.name, ()):
@@ -149,7 +150,8 @@ def masked(model: ir.Model, coupling: Coupling, chosen: Chosen) -> ir.Model:
                 continue
             part = set(leaves(coupling.expand(use.axis)))
             for k, axis in enumerate(operand.axes):
-                if part <= set(leaves(coupling.expand(axis))):
+                if part <= set(leaves(coupling.expand(axis))) and (op.name, use.operand, k) not in done:
+                    done.add((op.name, use.operand, k))
                     _mask(out, nodes[op.name], use.operand, k, operand.rank, axis.size, view.slots(axis))
     return out
 

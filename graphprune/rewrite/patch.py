@@ -167,7 +167,9 @@ class Patcher:
         for out in node.outputs:
             a = self.worlds.traced.contents.get(out.name or "")
             b = self.worlds.natural.contents.get(out.name or "")
-            if out.name in self.resized or a is None or b is None or a.shape != b.shape or not np.array_equal(a, b) or out.is_graph_output():
+            if a is None or b is None or a.shape != b.shape or not np.array_equal(a, b):
+                return None
+            if out.is_graph_output() or out.name in self.resized:
                 return None
             found.append((out, a))
         return found
