@@ -1,0 +1,173 @@
+"""Random valid ONNX graphs, and the chain from tracing to both oracles run on each of them.
+
+    python tests/fuzz.py --seeds 0-1000            # prints failures with their seed, then what was covered
+    python tests/fuzz.py --seeds 17 --save /tmp    # also writes the model
+
+Every graph first runs in onnxruntime; then nothing may crash, the permutation proof must pass, a randomly pruned model
+must run with the same output shapes, and equal the masked model for dims that are not normalised over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from random_graphs import Fuzz
+
+from graphprune.execute import evaluate, relative_error
+from graphprune.groups import Coupling, couple
+from graphprune.model import load
+from graphprune.normalize import normalize
+from graphprune.prove import Reference, prove
+from graphprune.rewrite import masked, rearranged
+from graphprune.sizes import choose
+from graphprune.trace import trace
+
+TOLERANCE = 1e-3
+_NOISE = 1e-6
+
+
+@dataclass
+class Outcome:
+    """What became of one seed: `done`, `skipped` (not a valid graph, or numerically hopeless) or `failed`."""
+
+    seed: int
+    status: str
+    why: str = ""
+    groups: int = 0
+    coverage: float = 0.0
+    free: int = 0
+    operators: Counter[str] = field(default_factory=Counter)
+
+
+def check(seed: int, save: Path | None = None) -> Outcome:
+    """Build the graph of a seed and hold it against both oracles."""
+    b = Fuzz(seed)
+    try:
+        proto = b.build()
+        feeds = b.feeds(seed)
+        if save:
+            onnx.save(proto, save / f"fuzz{seed}.onnx")
+        dense = evaluate(load(proto), feeds)
+        evaluate(load(proto), feeds, optimise=True)
+    except Exception as error:
+        return Outcome(seed, "skipped", f"{type(error).__name__}: {str(error)[:200]}")
+    if not all(np.isfinite(v).all() for v in dense.values() if v.dtype.kind == "f"):
+        return Outcome(seed, "skipped", "not finite")
+    operators = Counter(n.op_type for n in proto.graph.node)
+    try:
+        got = hold(proto, feeds, seed)
+    except Exception:
+        return Outcome(seed, "failed", traceback.format_exc(limit=-4), operators=operators)
+    got.operators = operators
+    return got
+
+
+def hold(proto: onnx.ModelProto, feeds: dict[str, Any], seed: int) -> Outcome:
+    """Run the chain; any disagreement is a failure unless rounding alone explains it."""
+    rng = np.random.default_rng([seed, 5])
+    model = normalize(load(proto))
+    coupling = couple(trace(model, choose(model, {})))
+    free = {g.dim for g in coupling.groups if not g.normalised}
+    out = Outcome(seed, "done", "", len(coupling.groups), coupling.coverage, len(free))
+    dense = evaluate(model, feeds)
+    proof = prove(model, coupling, Reference(load(proto), (feeds,), threads=1), seed=seed)
+    if proof.max_relative_error > TOLERANCE:
+        if hopeless(model, feeds, dense, proof.max_relative_error):
+            return Outcome(seed, "skipped", "ill-conditioned")
+        error, name = proof.max_relative_error, proof.worst_output
+        out.status, out.why = "failed", f"proof {error:.1e} on {name}: {proof.culprits}"
+        return out
+    pruned = evaluate(rearranged(model, coupling, some(coupling, rng)), feeds)
+    shapes = {k: (v.shape, pruned[k].shape) for k, v in dense.items() if v.shape != pruned[k].shape}
+    if shapes:
+        out.status, out.why = "failed", f"pruned shapes {shapes}"
+        return out
+    chosen = {d: c for d, c in some(coupling, rng).items() if d in free}
+    small, masks = evaluate(rearranged(model, coupling, chosen), feeds), masked(model, coupling, chosen)
+    error, name = relative_error(evaluate(masks, feeds), small)
+    if error > TOLERANCE and not hopeless(masks, feeds, evaluate(masks, feeds), error):
+        out.status, out.why = "failed", f"masked {error:.1e} on {name}: {blame(model, coupling, chosen, feeds)}"
+    return out
+
+
+def some(coupling: Coupling, rng: np.random.Generator) -> dict[Any, Any]:
+    """Keep at least one random index of every group."""
+    return {
+        g.dim: np.sort(rng.choice(g.size, int(rng.integers(1, g.size + 1)), replace=False)) for g in coupling.groups
+    }
+
+
+def hopeless(model: Any, feeds: dict[str, Any], dense: Any, error: float) -> bool:
+    """Return whether inputs changed by a millionth change the outputs about as much."""
+    moved = {k: (v * np.float32(1 + _NOISE) if v.dtype.kind == "f" else v) for k, v in feeds.items()}
+    return relative_error(dense, evaluate(model, moved))[0] > error / 100
+
+
+def blame(model: Any, coupling: Coupling, chosen: dict[Any, Any], feeds: dict[str, Any]) -> list[str]:
+    """Return the groups whose removal by themselves differs from their masking."""
+    found = []
+    for dim, kept in chosen.items():
+        one = {dim: kept}
+        a, b = evaluate(masked(model, coupling, one), feeds), evaluate(rearranged(model, coupling, one), feeds)
+        if relative_error(a, b)[0] > TOLERANCE:
+            found.append(coupling.dims[dim].name)
+    return found
+
+
+@dataclass
+class Tally:
+    """Sums over seeds."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def of(self, status: str) -> list[Outcome]:
+        return [o for o in self.outcomes if o.status == status]
+
+    def share_with_groups(self) -> float:
+        done = self.of("done")
+        return sum(o.groups > 0 for o in done) / max(len(done), 1)
+
+    def mean_coverage(self) -> float:
+        return float(np.mean([o.coverage for o in self.of("done")] or [0.0]))
+
+    def text(self) -> str:
+        n = len(self.outcomes)
+        done = self.of("done")
+        operators = sum((o.operators for o in done), Counter())
+        return (
+            f"{n} seeds: {len(done)} done, {len(self.of('failed'))} failed, {len(self.of('skipped'))} skipped; "
+            f"{self.share_with_groups():.0%} with groups, {np.mean([o.groups for o in done] or [0]):.1f} groups each "
+            f"({np.mean([o.free for o in done] or [0]):.1f} not normalised over), mean coverage "
+            f"{self.mean_coverage():.0%}, {len(operators)} operators"
+        )
+
+
+def main() -> int:
+    """Run the seeds of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="0-200", help="one seed, or FIRST-LAST")
+    parser.add_argument("--save", type=Path, help="folder to write the models into")
+    parser.add_argument("--skipped", action="store_true", help="also print what was skipped")
+    options = parser.parse_args()
+    first, _, last = options.seeds.partition("-")
+    tally, start = Tally(), time.perf_counter()
+    for seed in range(int(first), int(last or first) + 1):
+        got = check(seed, options.save)
+        tally.outcomes.append(got)
+        if got.status == "failed" or (options.skipped and got.status == "skipped"):
+            print(f"seed {seed} {got.status}: {got.why}", flush=True)
+    print(f"{tally.text()}; {time.perf_counter() - start:.0f} s")
+    return 1 if tally.of("failed") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
