@@ -24,13 +24,15 @@ _SMALLEST = 1e-3
 
 
 @contextmanager
-def runnable(model: ir.Model) -> Iterator[str | bytes]:
-    """Yield a model in the form onnxruntime opens: bytes, or a temporary file where it is too large for them."""
-    if tensor_bytes(model) < _EMBED_LIMIT and not has_external_data(model):
+def runnable(model: ir.Model, source: Path | None = None) -> Iterator[str | bytes]:
+    """Yield a model in the form onnxruntime opens: the file it is in, bytes, or a temporary file where it is large."""
+    if source is not None:
+        yield str(source)
+    elif tensor_bytes(model) < _EMBED_LIMIT and not has_external_data(model):
         yield ir.to_proto(model).SerializeToString()
-        return
-    with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
-        yield str(write_into(model, Path(folder), "model.onnx", external=True))
+    else:
+        with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
+            yield str(write_into(model, Path(folder), "model.onnx", external=True))
 
 
 def session(model: ir.Model, runtime: Runtime) -> onnxruntime.InferenceSession:

@@ -212,7 +212,7 @@ def _equation_graph(coupling: Coupling, carries: Any) -> nx.Graph[Dim]:
                     if d not in known:
                         known[d] = carries(d)
                 sides.append([d for d in dims if known[d]])
-            graph.add_edges_from(((a, b, {"origin": origin}) for a in sides[0] for b in sides[1]))
+            graph.add_edges_from((a, b, {"origin": origin}) for a in sides[0] for b in sides[1])
     return graph
 
 

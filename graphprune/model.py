@@ -6,8 +6,9 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
+import numpy.typing as npt
 import onnx_ir as ir
 
 from graphprune.errors import ModelError, UsageError
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 ModelLike: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model | Any"
 """A path, a ModelProto, an onnx_ir Model or a graphsurgeon Graph."""
 
-_EMBED_LIMIT = 1_900_000_000
+EMBED_LIMIT = 1_900_000_000
+"""Bytes of weights above which a model needs external data: one protobuf file ends at 2 GB."""
 
 
 def load(model: ModelLike) -> ir.Model:
@@ -44,12 +46,12 @@ def load(model: ModelLike) -> ir.Model:
 
 
 def _load_path(path: Path) -> ir.Model:
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         raise ModelError(f"{path}: no such file")
     if not path.is_file():
         raise ModelError(f"{path}: is not a file")
     try:
-        model = ir.load(path)
+        model = ir.load(path, format="protobuf")
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:
@@ -60,11 +62,14 @@ def _load_path(path: Path) -> ir.Model:
 def _checked(model: ir.Model, where: str) -> ir.Model:
     if not model.ir_version or not (len(model.graph) or model.graph.outputs):
         raise ModelError(f"{where}: is not an ONNX model: it has no graph")
-    for value, tensor in constants(model.graph):
-        if isinstance(tensor, ir.ExternalTensor):
-            _check_external(value.name or "", tensor, where)
-        elif isinstance(tensor, ir.TensorProtoTensor):
-            _check_embedded(value.name or "", tensor, where)
+    if not model.graph.outputs:
+        raise ModelError(f"{where}: the graph has no outputs: nothing would be left of it")
+    for graph in model.graphs():
+        for value, tensor in constants(graph):
+            if isinstance(tensor, ir.ExternalTensor):
+                _check_external(value.name or "", tensor, where)
+            elif isinstance(tensor, ir.TensorProtoTensor):
+                _check_embedded(value.name or "", tensor, where)
     return model
 
 
@@ -82,6 +87,8 @@ def _check_external(name: str, tensor: ir.ExternalTensor, where: str) -> None:
         raise ModelError(f"{where}: external data of {name!r} points outside the model's folder: {tensor.location}")
     if not file.is_file():
         raise ModelError(f"{where}: external data of {name!r} is missing: {file.name} (copy it beside the model)")
+    if file.stat().st_nlink > 1:
+        raise ModelError(f"{where}: external data of {name!r} is a hard link, which onnx refuses: copy {file.name}")
     end = (tensor.offset or 0) + (tensor.length if tensor.length is not None else tensor.nbytes)
     if file.stat().st_size < end or (tensor.length is not None and tensor.length < tensor.nbytes):
         raise ModelError(f"{where}: external data of {name!r} is too short: {file.name} ends before byte {end}")
@@ -120,37 +127,125 @@ def set_constant(value: ir.Value, tensor: ir.TensorProtocol) -> None:
         node.attributes.clear()
         node.attributes["value"] = ir.AttrTensor("value", tensor)
         value.const_value = None
-    value.shape = ir.Shape(tensor.shape)
+    value.shape = ir.Shape(tensor.shape.numpy())
     value.type = ir.TensorType(tensor.dtype)
 
 
 def add_constant(graph: ir.Graph, name: str, tensor: ir.TensorProtocol, ir_version: int) -> ir.Value:
     """Add a constant: an initializer, or a node for files so old that every initializer is an input as well."""
     if ir_version >= 4:
-        value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        value = ir.Value(name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor)
         graph.register_initializer(value)
         return value
     node = ir.node("Constant", [], attributes={"value": tensor}, name=name)
     node.outputs[0].name = name
-    node.outputs[0].shape = ir.Shape(tensor.shape)
+    node.outputs[0].shape = ir.Shape(tensor.shape.numpy())
     node.outputs[0].type = ir.TensorType(tensor.dtype)
     graph.insert_before(graph.node(0), node)
     return node.outputs[0]
 
 
+class Mapped(ir.ExternalTensor):
+    """External data that is mapped into memory only while somebody holds the array.
+
+    An ExternalTensor keeps its map, and with it every page that was ever touched, for as long as it lives.
+    """
+
+    def numpy(self) -> npt.NDArray[Any]:
+        return self._again().numpy()
+
+    def __array__(self, dtype: Any = None) -> npt.NDArray[Any]:
+        return self.numpy().__array__(dtype)
+
+    def tobytes(self) -> bytes:
+        return self._again().tobytes()
+
+    def _again(self) -> ir.ExternalTensor:
+        return ir.ExternalTensor(
+            self.location, self.offset, self.length, self.dtype, shape=self.shape, name=self.name or "",
+            base_dir=self.base_dir,
+        )
+
+
+def unmapped(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Return a tensor that does not hold on to a memory map."""
+    if not isinstance(tensor, ir.ExternalTensor) or isinstance(tensor, Mapped):
+        return tensor
+    return Mapped(
+        tensor.location, tensor.offset, tensor.length, tensor.dtype, shape=tensor.shape, name=tensor.name or "",
+        doc_string=tensor.doc_string, metadata_props=tensor.metadata_props, base_dir=tensor.base_dir,
+    )
+
+
 def tensor_bytes(model: ir.Model) -> int:
     """Return the bytes of all constants of a model."""
-    return sum(t.nbytes for _, t in constants(model.graph))
+    return sum(t.nbytes for graph in model.graphs() for _, t in constants(graph))
 
 
 def has_external_data(model: ir.Model) -> bool:
-    return any(isinstance(t, ir.ExternalTensor) for _, t in constants(model.graph))
+    return any(isinstance(t, ir.ExternalTensor) for graph in model.graphs() for _, t in constants(graph))
 
 
-def release(tensor: ir.TensorProtocol) -> None:
-    """Let go of the memory map of an external tensor, so that reading many does not fill memory."""
-    if isinstance(tensor, ir.ExternalTensor):
-        tensor.release()
+def external_files(model: ir.Model) -> set[Path]:
+    """Return the files that hold external data of a model."""
+    tensors = (t for graph in model.graphs() for _, t in constants(graph))
+    return {Path(t.path) for t in tensors if isinstance(t, ir.ExternalTensor)}
+
+
+def embedded(model: ir.Model) -> ir.Model:
+    """Return a copy that needs no external data: what is on disk is read when the copy is written."""
+    out = model.clone()
+    for graph in out.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                value.const_value = _read_later(tensor)
+    return out
+
+
+def _read_later(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+    def read() -> ir.TensorProtocol:
+        return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+
+    return ir.LazyTensor(read, tensor.dtype, ir.Shape(tensor.shape.numpy()), name=tensor.name)
+
+
+def is_marked(path: str | os.PathLike[str], mark: str) -> bool:
+    """Return whether a model file has a metadata entry of that name; the graph is passed over, not read."""
+    try:
+        with open(path, "rb") as file:
+            return any(entry.startswith(b"\n%c%s" % (len(mark), mark.encode())) for entry in _metadata(file))
+    except OSError:
+        return False
+
+
+def _metadata(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the metadata entries of a serialised ModelProto (field 14); stop where the file is none."""
+    while True:
+        tag = _varint(file)
+        kind = tag & 7 if tag is not None else None
+        if kind not in (0, 2):
+            return
+        number = _varint(file)
+        if number is None:
+            return
+        if kind == 2:
+            if tag is not None and tag >> 3 == 14:
+                yield file.read(number)
+            else:
+                file.seek(number, os.SEEK_CUR)
+
+
+def _varint(file: BinaryIO) -> int | None:
+    number = 0
+    for shift in range(0, 63, 7):
+        byte = file.read(1)
+        if not byte:
+            return None
+        number |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return number
+    return None
 
 
 def save(model: ir.Model, path: str | os.PathLike[str], *, external: bool | None = None) -> None:
@@ -160,7 +255,7 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, external: bool | None
     """
     target = Path(path)
     if external is None:
-        external = tensor_bytes(model) > _EMBED_LIMIT
+        external = tensor_bytes(model) > EMBED_LIMIT
     if not target.parent.is_dir():
         raise UsageError(f"{target}: cannot be written: no folder {target.parent}")
     try:
@@ -177,7 +272,7 @@ def write_into(model: ir.Model, folder: Path, name: str, *, external: bool) -> P
     if external:
         ir.save(model, path, external_data=name + ".data", size_threshold_bytes=1024, max_workers=1)
     else:
-        ir.save(model, path)
+        ir.save(embedded(model) if has_external_data(model) else model, path)
     return path
 
 

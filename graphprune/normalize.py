@@ -6,12 +6,13 @@ exporter merged equal tensors.
 
 from __future__ import annotations
 
+from itertools import count
 from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
-from graphprune.model import add_constant, constant_of, constants
+from graphprune.model import add_constant, constant_of, constants, unmapped
 
 ORIGIN = "graphprune.shared"
 COPY_MARK = "__use"
@@ -25,6 +26,10 @@ def normalize(model: ir.Model) -> ir.Model:
         from onnx_ir.passes.common import InlinePass
 
         out = InlinePass()(out).model
+    for graph in out.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = unmapped(value.const_value)
     name_nodes(out.graph)
     unshare(out)
     return out
@@ -48,25 +53,33 @@ def unshare(model: ir.Model) -> None:
     layers applied twice) stay tied.
     """
     graph = model.graph
+    taken = {v.name for v in (*graph.inputs, *graph.initializers.values(), *(o for n in graph for o in n.outputs))}
     for value, tensor in list(constants(graph)):
         uses = list(value.uses())
         if len(uses) < 2 or value.is_graph_output() or not _accidental(tensor):
             continue
-        for k, (node, index) in enumerate(uses[1:]):
+        for node, index in uses[1:]:
             if node.graph is not graph:
                 continue
-            copy = add_constant(graph, f"{value.name}{COPY_MARK}{k + 1}", _alias(tensor), model.ir_version)
+            copy = add_constant(graph, _free_name(f"{value.name}{COPY_MARK}", taken), _alias(tensor), model.ir_version)
             copy.metadata_props[ORIGIN] = value.name or ""
             node.replace_input_with(index, copy)
 
 
+def _free_name(base: str, taken: set[str | None]) -> str:
+    """Return the base with the first number that makes it new."""
+    name = next(n for k in count(1) if (n := f"{base}{k}") not in taken)
+    taken.add(name)
+    return name
+
+
 def _alias(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """Return the same content under a name of its own: writing a file names each tensor after its value."""
-    return ir.LazyTensor(lambda: tensor, tensor.dtype, ir.Shape(tensor.shape), name=tensor.name)
+    return ir.LazyTensor(lambda: tensor, tensor.dtype, ir.Shape(tensor.shape.numpy()), name=tensor.name)
 
 
 def _accidental(tensor: ir.TensorProtocol) -> bool:
-    shape = [int(n) for n in tensor.shape]
+    shape = tensor.shape.numpy()
     if prod(shape) <= 1:
         return False
     if sum(n > 1 for n in shape) <= 1:
@@ -80,13 +93,12 @@ def _accidental(tensor: ir.TensorProtocol) -> bool:
 
 def reshare(model: ir.Model) -> None:
     """Merge again the copies made by `unshare` that ended up equal, so that the file does not grow."""
-    kept: dict[str, list[ir.Value]] = {}
-    for value, tensor in list(constants(model.graph)):
-        origin = value.metadata_props.pop(ORIGIN, None)
-        group = kept.setdefault(origin or value.name or "", [])
+    found = [(value, tensor, value.metadata_props.pop(ORIGIN, None)) for value, tensor in constants(model.graph)]
+    kept: dict[str, list[ir.Value]] = {value.name or "": [value] for value, _, origin in found if origin is None}
+    for value, tensor, origin in found:
         if origin is None:
-            group.insert(0, value)
             continue
+        group = kept.setdefault(origin, [])
         for other in group:
             if _equal(constant_of(other), tensor):
                 value.replace_all_uses_with(other)
@@ -111,7 +123,7 @@ def _drop(graph: ir.Graph, value: ir.Value) -> None:
     node = value.producer()
     if node is not None:
         graph.remove(node, safe=True)
-    elif value.name in graph.initializers:
+    elif value.name and value.name in graph.initializers:
         del graph.initializers[value.name]
 
 

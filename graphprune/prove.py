@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from graphprune.axes import Dim
-from graphprune.execute import Outputs, relative_error, session
+from graphprune.execute import relative_error
 from graphprune.groups import ChannelGroup, Coupling
+from graphprune.reference import TOLERANCE, Reference
 from graphprune.rewrite import rearranged
-from graphprune.runtime import Runtime, run
+from graphprune.runtime import run
 
-TOLERANCE = 1e-3
-_LOOSEST = 0.1
-_NOISE_FACTOR = 10.0
+__all__ = ["TOLERANCE", "Proof", "Reference", "permutations", "prove"]
 
 
 @dataclass(frozen=True)
@@ -48,46 +46,6 @@ def permutations(groups: Sequence[ChannelGroup], seed: int) -> dict[Dim, npt.NDA
     return out
 
 
-@dataclass(frozen=True)
-class Reference:
-    """The user's model as it is, run on some inputs: what everything else is compared with."""
-
-    model: ir.Model
-    feeds: tuple[Outputs, ...]
-    threads: int = 0
-
-    @cached_property
-    def plain(self) -> list[Outputs]:
-        """Outputs without graph optimisation."""
-        return self._outputs(False)
-
-    @cached_property
-    def optimised(self) -> list[Outputs]:
-        """Outputs at full graph optimisation."""
-        return self._outputs(True)
-
-    def _outputs(self, optimise: bool) -> list[Outputs]:
-        opened = session(self.model, Runtime(threads=self.threads, optimise=optimise))
-        return [run(opened, f) for f in self.feeds]
-
-    @property
-    def elements(self) -> int:
-        """How many numbers there are to compare."""
-        return sum(a.size for outputs in self.plain for a in outputs.values())
-
-    @cached_property
-    def noise(self) -> float:
-        """What rounding alone does: the largest relative difference between the two."""
-        pairs = zip(self.plain, self.optimised, strict=True)
-        found = max((relative_error(a, b)[0] for a, b in pairs), default=0.0)
-        return found if np.isfinite(found) else 0.0
-
-    @property
-    def tolerance(self) -> float:
-        """1e-3, or ten times the noise where that is more, at most 0.1."""
-        return min(max(TOLERANCE, _NOISE_FACTOR * self.noise), _LOOSEST)
-
-
 def prove(
     model: ir.Model,
     coupling: Coupling,
@@ -106,7 +64,7 @@ def prove(
 
     def error(chosen: Sequence[ChannelGroup]) -> tuple[float, str]:
         permuted = rearranged(model, coupling, permutations(chosen, seed))
-        opened = session(permuted, Runtime(threads=reference.threads, optimise=False))
+        opened = reference.open(permuted, optimise=False)
         pairs = zip(reference.plain, reference.feeds, strict=True)
         return max(relative_error(a, run(opened, f)) for a, f in pairs)
 
@@ -121,7 +79,8 @@ def _culprits(
     groups: Sequence[ChannelGroup], fails: Callable[[Sequence[ChannelGroup]], bool], progress: Callable[[str], None]
 ) -> list[str]:
     """Halve the groups until at most three are left that fail by themselves."""
-    pending, found = [list(groups)], []
+    pending: list[list[ChannelGroup]] = [list(groups)]
+    found: list[str] = []
     while pending and len(found) < 3:
         part = pending.pop()
         if len(part) == 1:

@@ -48,7 +48,8 @@ def infer(
 ) -> World:
     """Infer the sizes of all values of the main graph for concrete input sizes.
 
-    `observed` gives type and sizes of values where no rule tells them. Sizes that depend on data become primes from `first_prime` on.
+    `observed` gives type and sizes of values where no rule tells them. Sizes that depend on data become
+    primes from `first_prime` on.
     """
     world = World()
     for value in model.graph.inputs:
@@ -67,7 +68,7 @@ def _read_constant(world: World, value: ir.Value) -> bool:
     tensor = constant_of(value)
     if tensor is None or value.name is None:
         return False
-    world.shapes[value.name] = tuple(int(n) for n in tensor.shape)
+    world.shapes[value.name] = tuple(tensor.shape.numpy())
     world.dtypes[value.name] = int(tensor.dtype)
     if tensor.size <= _READ and tensor.dtype != ir.DataType.STRING and tensor.dtype.bitwidth >= 8:
         world.contents[value.name] = np.array(tensor.numpy())

@@ -75,6 +75,6 @@ def _try(analysis: Analysis, scores: Scores, budget: Budget, fraction: float) ->
     plan = allocate(analysis.coupling, scores, analysis.costs, replace(budget, targets={"macs": fraction}))
     pruned = rearranged(analysis.model, analysis.coupling, plan.chosen(analysis.coupling))
     feed = analysis.reference.feeds[0]
-    with runnable(analysis.original) as dense, runnable(pruned) as candidate:
+    with runnable(analysis.original, analysis.source) as dense, runnable(pruned) as candidate:
         timing = compare_latency(dense, candidate, feed, feed, analysis.looking.runtime, _SECONDS)
     return _Trial(fraction, timing.speedup, plan)

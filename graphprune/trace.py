@@ -107,7 +107,7 @@ class _Tracer:
         self.constants[value.name] = operand
         if tensor.dtype in _FLOATS:
             self.weights[value.name] = Weight(
-                value.name, operand.shape, operand.axes, tensor.numpy, tensor.dtype.itemsize or 4
+                value.name, operand.shape, operand.axes, tensor.numpy, int(tensor.dtype.itemsize)
             )
             self.sources[value.name] = frozenset([value.name])
         return True

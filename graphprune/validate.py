@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from graphprune.errors import SessionError
 from graphprune.execute import Outputs, relative_error
-from graphprune.prove import Reference
-from graphprune.runtime import Runtime, open_session, run
+from graphprune.reference import Reference
+from graphprune.runtime import run
 
 
 @dataclass(frozen=True)
@@ -61,19 +62,18 @@ def validate(
     checked = check_file(path)
     if not checked.passed and not dense_passes_checker():
         checked = Check("onnx checker", True, "the dense model does not pass it either")
-    checks = [checked]
+    checks = [checked, *([Check("run as float32", True, reference.remark)] if reference.remark else ())]
     found: dict[bool, list[Outputs]] = {}
     for optimise, name in ((True, "runs at full optimisation"), (False, "runs without optimisation")):
         progress(name)
         try:
-            opened = open_session(path, Runtime(threads=reference.threads, optimise=optimise))
+            opened = reference.open(Path(path), optimise)
             found[optimise] = [run(opened, f) for f in reference.feeds]
         except SessionError as error:
             checks.append(Check(name, False, str(error)))
             continue
         checks.append(Check(name, True))
-        dense = reference.optimised if optimise else reference.plain
-        checks.append(_same_form(dense, found[optimise]))
+        checks.append(_same_form(reference.plain, found[optimise]))
     if len(found) == 2:
         checks.append(_levels_agree(found, reference))
     return Verdict(tuple(checks))
@@ -92,7 +92,8 @@ def _same_form(dense: list[Outputs], pruned: list[Outputs]) -> Check:
         name for before, after in zip(dense, pruned, strict=True) for name in before
         if before[name].shape != after[name].shape
     }
-    return Check("same outputs", True, f"sizes that depend on data differ: {', '.join(sorted(moving))}" if moving else "")
+    detail = f"sizes that depend on data differ: {', '.join(sorted(moving))}" if moving else ""
+    return Check("same outputs", True, detail)
 
 
 def _levels_agree(found: dict[bool, list[Outputs]], reference: Reference) -> Check:

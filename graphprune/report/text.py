@@ -86,10 +86,10 @@ def print_prune(console: Console, record: Mapping[str, Any], output: str, verbos
             f"(allowed {proof['tolerance']:.0e})"
         )
     checks = [c["name"] for c in record["checks"] if c["passed"]]
-    console.print(f"checks passed: {', '.join(dict.fromkeys(checks))}" if checks else "not run: checks were switched off")
+    passed = f"checks passed: {', '.join(dict.fromkeys(checks))}"
+    console.print(passed if checks else "not run: checks were switched off")
     _print_pins(console, record["pins"], verbose)
-    for text in record["assumed"]:
-        console.print(f"assumed input {text}")
+    print_assumed(console, record)
     if verbose:
         table = _table("groups", "group", "size", "kept", right=("size", "kept"))
         for g in record["groups"]:
@@ -97,6 +97,12 @@ def print_prune(console: Console, record: Mapping[str, Any], output: str, verbos
         console.print(table)
         console.print("seconds: " + ", ".join(f"{k} {v:.2f}" for k, v in record["seconds"].items()))
     console.print(f"written: {output}")
+
+
+def print_assumed(console: Console, record: Mapping[str, Any]) -> None:
+    """Print what was assumed of inputs, and remarks on how the model was run."""
+    for text in record["assumed"]:
+        console.print(f"assumed {text}" if text.startswith("input ") else text)
 
 
 def _print_pins(console: Console, pins: Sequence[Mapping[str, Any]], verbose: bool) -> None:

@@ -81,7 +81,7 @@ def _values(graph: ir.Graph) -> list[ir.Value]:
 def _slice(value: ir.Value, index: list[npt.NDArray[np.int64] | None]) -> None:
     tensor = constant_of(value)
     assert tensor is not None
-    shape = [n if i is None else len(i) for n, i in zip(tensor.shape, index, strict=True)]
+    shape = [n if i is None else len(i) for n, i in zip(tensor.shape.numpy(), index, strict=True)]
     set_constant(value, ir.LazyTensor(_taker(tensor, index), tensor.dtype, ir.Shape(shape), name=value.name))
 
 
@@ -118,7 +118,8 @@ def _refit(model: ir.Model, coupling: Coupling, view: _View) -> None:
 def _restate(value: ir.Value, sizes: list[int | None]) -> None:
     """Correct the sizes that the file states for a value; -1 marks one that changed and depends on the input."""
     if value.shape is not None and len(value.shape) == len(sizes) and not value.is_initializer():
-        value.shape = ir.Shape([n if s is None else None if s < 0 else s for n, s in zip(value.shape, sizes, strict=True)])
+        pairs = zip(value.shape, sizes, strict=True)
+        value.shape = ir.Shape([n if s is None else None if s < 0 else s for n, s in pairs])
     elif value.shape is not None and len(value.shape) != len(sizes):
         value.shape = None
 

@@ -34,7 +34,8 @@ class Patcher:
             value = list(change.value) if isinstance(change.value, tuple) else change.value
             node.attributes[change.name] = ir.convenience.convert_attribute(change.name, value)
         elif isinstance(change, SetInput):
-            content = np.asarray(change.value[0] if change.scalar else change.value, dtype=self.dtype(node, change.operand))
+            dtype = self.dtype(node, change.operand)
+            content = np.asarray(change.value[0] if change.scalar else change.value, dtype=dtype)
             self.set_input(node, change.operand, content)
         elif isinstance(change, SetElements):
             self.set_elements(node, op, change)
@@ -68,14 +69,15 @@ class Patcher:
         elements = change.elements
         given = op.input(change.operand)
         if given is None:
-            content = np.asarray([e.new if e else 0 for e in elements], dtype=np.int64)
             node.attributes.pop("num_outputs", None)
-            self.set_input(node, change.operand, content)
+            self.set_input(node, change.operand, np.asarray([e.new if e else 0 for e in elements], dtype=np.int64))
             return
         value = node.inputs[change.operand]
         tensor = constant_of(value)
         trusted = given.fixed and not self.worlds.depends_on_data
-        content = tensor.numpy() if tensor is not None else given.value if trusted else None
+        content: npt.NDArray[np.generic] | None = given.value if trusted else None
+        if tensor is not None:
+            content = tensor.numpy()
         if content is not None:
             new = np.array(content)
             for k, e in enumerate(elements):

@@ -52,7 +52,7 @@ def survey_model(path: Path, recipe: Mapping[str, Any] | None, align: int | str 
         row["analysis_s"] = analysis.seconds["trace"] + analysis.seconds["solve"]
         if recipe:
             fitting = analyse(path, Looking(inputs=recipe_inputs(recipe)))
-            row["recipe_proof"] = prove(fitting.model, fitting.coupling, fitting.reference).max_relative_error
+            row["recipe_proof"] = prove(fitting.model, fitting.coupling, fitting.calmest).max_relative_error
         plan = make_plan(analysis, Choosing(sparsity=0.5, align=align))  # type: ignore[arg-type]
         result = run_plan(analysis, plan, Checking(time=False))
         proof = result.report["proof"]

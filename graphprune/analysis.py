@@ -1,0 +1,148 @@
+"""From model to channel groups: load, normalise, trace, solve; and the dense model's own outputs when asked for."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TypeAlias
+
+import onnx_ir as ir
+
+from graphprune import feeds as feeding
+from graphprune.costs import CostModel, Costs
+from graphprune.errors import SessionError, UsageError
+from graphprune.groups import Coupling, couple
+from graphprune.model import ModelLike, load
+from graphprune.normalize import normalize
+from graphprune.options import Looking
+from graphprune.reference import Reference, usable
+from graphprune.sizes import Shapes, alternatives, choose
+from graphprune.trace import trace
+
+Progress: TypeAlias = Callable[[str], None]
+_CALM = 1e-4
+_OTHER_SEEDS = 5
+
+
+def silent(text: str) -> None:
+    """Say nothing."""
+
+
+class Clock:
+    """Adds up the seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A model, solved: what `inspect` shows and everything else starts from."""
+
+    original: ir.Model
+    model: ir.Model
+    coupling: Coupling
+    costs: CostModel
+    looking: Looking
+    seconds: Mapping[str, float]
+    source: Path | None = None
+
+    @cached_property
+    def dense(self) -> Costs:
+        return self.costs({})
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What was assumed of inputs that nobody gave, and of how the model is run."""
+        remark = self.reference.remark if "reference" in self.__dict__ else ""
+        return (*[f"input {said}" for said in self._feeds[1]], *([remark] if remark else ()))
+
+    @cached_property
+    def _feeds(self) -> tuple[tuple[feeding.Feeds, ...], tuple[str, ...]]:
+        worlds = self.coupling.graph.worlds
+        bounds = feeding.index_bounds(self.coupling.graph.ops)
+        given = self.looking.inputs
+        natural, said = feeding.make(self.model, worlds.natural_inputs, bounds, given, self.looking.seed)
+        if not worlds.has_dynamic or given:
+            return (natural,), said
+        traced, _ = feeding.make(self.model, worlds.traced_inputs, bounds, {}, self.looking.seed)
+        return (natural, traced), said
+
+    @property
+    def feeds(self) -> tuple[feeding.Feeds, ...]:
+        """Inputs at the natural sizes and, where sizes are open, at the traced ones."""
+        return self._feeds[0]
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The dense model and its outputs: at both choices of input sizes if it runs at both."""
+        own = Reference(self.original, self.feeds, self.looking.runtime.threads, self.source)
+        return usable(own, self._others)
+
+    def _others(self) -> Iterator[tuple[feeding.Feeds, ...]]:
+        """Inputs of other sizes, to try where the model does not run at the chosen ones."""
+        if not self.looking.inputs:
+            for shapes in alternatives(self.model, self.coupling.graph.worlds.natural_inputs):
+                with suppress(UsageError):
+                    yield self._made([shapes], self.looking.seed)
+
+    def _made(self, sizes: list[Shapes], seed: int) -> tuple[feeding.Feeds, ...]:
+        bounds = feeding.index_bounds(self.coupling.graph.ops)
+        return tuple(feeding.make(self.model, shapes, bounds, {}, seed)[0] for shapes in sizes)
+
+    @cached_property
+    def calmest(self) -> Reference:
+        """The reference for a proof: where rounding alone moves the outputs (selections, ties), on other inputs."""
+        best = self.reference
+        if self.looking.inputs or best.converted or len(best.feeds) < len(self.feeds):
+            return best
+        worlds = self.coupling.graph.worlds
+        sizes = [worlds.natural_inputs, worlds.traced_inputs][: len(best.feeds)]
+        for seed in range(self.looking.seed + 1, self.looking.seed + 1 + _OTHER_SEEDS):
+            if best.noise <= _CALM:
+                break
+            other = replace(best, feeds=self._made(sizes, seed))
+            with suppress(SessionError):
+                if other.elements >= best.elements:
+                    best = min(best, other, key=lambda r: r.noise)
+        return best
+
+
+def analyse(model: ModelLike, looking: Looking | None = None, progress: Progress = silent) -> Analysis:
+    """Load, normalise, trace and solve a model.
+
+    >>> analyse("resnet50.onnx").coupling.coverage  # doctest: +SKIP
+    0.9999
+
+    Raises ModelError or UsageError.
+    """
+    looking = looking or Looking()
+    clock = Clock()
+    with clock.stage("load"):
+        original = load(model)
+    with clock.stage("normalize"):
+        normalised = normalize(original)
+    with clock.stage("shapes"):
+        progress("reading sizes")
+        given = dict(looking.input_shapes)
+        given.update({k: tuple(v.shape) for k, v in looking.inputs.items()})
+        worlds = choose(normalised, given, feeding.observer() if looking.observe else None, looking.batch)
+    with clock.stage("trace"):
+        graph = trace(normalised, worlds, feeding.matcher(looking.allow_io))
+    with clock.stage("solve"):
+        coupling = couple(graph)
+    source = Path(model) if isinstance(model, (str, os.PathLike)) else None
+    return Analysis(original, normalised, coupling, CostModel(coupling), looking, clock.seconds, source)

@@ -1,0 +1,52 @@
+"""What can be asked for: how a model is looked at, what is chosen to go, how the result is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy.typing as npt
+
+from graphprune.runtime import Runtime
+from graphprune.sizes import Shapes
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How a model is looked at and run: input sizes and contents, provider, threads."""
+
+    input_shapes: Shapes = field(default_factory=dict)
+    inputs: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    batch: int | None = None
+    allow_io: tuple[str, ...] = ()
+    runtime: Runtime = field(default_factory=Runtime)
+    seed: int = 0
+    observe: bool = True
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """How it is decided what goes: criterion, budget, patterns; see `score` and `allocate`."""
+
+    sparsity: float | None = None
+    targets: Mapping[str, float] = field(default_factory=dict)
+    speedup: float | None = None
+    criterion: str = "l2"
+    aggregate: str = "sum"
+    normalise: str = "mean"
+    allocation: Literal["uniform", "global"] = "uniform"
+    align: int | Literal["auto"] = "auto"
+    floor: float = 0.1
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Checking:
+    """What is done with the result before it is given: run, prove, time."""
+
+    run: bool = True
+    prove: bool = True
+    time: bool = True
+    seconds: float = 2.0

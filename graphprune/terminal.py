@@ -1,0 +1,150 @@
+"""What the commands share: their options, how these are read, and where output goes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import typer
+
+from graphprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from graphprune.options import Choosing, Looking
+
+ModelArg = Annotated[Path, typer.Argument(help="The model, an .onnx file.", show_default=False)]
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")]
+QuietOpt = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
+VerboseOpt = Annotated[bool, typer.Option("--verbose", "-v", help="Print more.")]
+ShapeOpt = Annotated[
+    list[str] | None, typer.Option("--input-shape", help="NAME:1,3,224,224 for an input with open sizes; repeatable.")
+]
+InputsOpt = Annotated[Path | None, typer.Option("--inputs", help="An .npz with one array per input, to run with.")]
+ProviderOpt = Annotated[str, typer.Option("--provider", help="cpu, cuda, tensorrt, openvino, or onnxruntime's name.")]
+ThreadsOpt = Annotated[int, typer.Option("--threads", help="Threads of onnxruntime; 0: one per core.")]
+BatchOpt = Annotated[int | None, typer.Option("--batch", min=1, help="Samples per run where that is open.")]
+SeedOpt = Annotated[int, typer.Option("--seed", help="Seed of made-up inputs and of the proof's permutations.")]
+SecondsOpt = Annotated[float, typer.Option("--seconds", help="About how long to time.")]
+SparsityOpt = Annotated[float | None, typer.Option("--sparsity", help="Fraction to remove from every group, [0, 1).")]
+TargetOpt = Annotated[
+    list[str] | None, typer.Option("--target", help="macs=F, params=F or bytes=F: the fraction to keep; repeatable.")
+]
+SpeedOpt = Annotated[float | None, typer.Option("--speedup", help="How many times faster, measured on this machine.")]
+CriterionOpt = Annotated[str, typer.Option("--criterion", help="l1, l2, lamp, fpgm, bn_scale or random.")]
+AggregateOpt = Annotated[str, typer.Option("--aggregate", help="Over a group's weights: sum, mean, max or prod.")]
+NormaliseOpt = Annotated[
+    str, typer.Option("--normalise", help="Within a group: none, sum, mean, max, gaussian or lamp.")
+]
+AllocationOpt = Annotated[str, typer.Option("--allocation", help="uniform: every group alike; global: one threshold.")]
+AlignOpt = Annotated[str, typer.Option("--align", help="Keep multiples of this; auto: of the machine's vector width.")]
+FloorOpt = Annotated[float, typer.Option("--floor", help="Fraction of every group that always stays.")]
+IncludeOpt = Annotated[list[str] | None, typer.Option("--include", help="Only groups with this pattern; repeatable.")]
+ExcludeOpt = Annotated[list[str] | None, typer.Option("--exclude", help="Not groups with this pattern; repeatable.")]
+
+
+class Talk:
+    """Where output goes: tables or JSON to standard output, progress and errors to standard error.
+
+    `answered` says that the one JSON object has been printed.
+    """
+
+    answered: ClassVar[bool] = False
+
+    def __init__(self, as_json: bool, quiet: bool = False, verbose: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self.verbose = verbose
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[str], None]]:
+        """Yield a function that says what is going on, with a spinner and the time it has taken."""
+        if self.quiet or not sys.stderr.isatty():
+            yield lambda text: None
+            return
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("loading", total=None)
+            yield lambda text: bar.update(task, description=text)
+
+    def show(self, record: dict[str, Any], printer: Callable[..., None], *args: Any) -> None:
+        """Print a record, as JSON or by a table printer."""
+        if self.as_json:
+            Talk.answered = True
+            print(json.dumps(_plain(record)))
+        elif not self.quiet:
+            from rich.console import Console
+
+            width = None if sys.stdout.isatty() else 120
+            printer(Console(highlight=False, markup=False, soft_wrap=True, width=width), record, *args)
+
+
+def _plain(value: Any) -> Any:
+    """Make infinities and NaN, which JSON does not have, None."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
+def looking_of(
+    input_shape: list[str] | None, inputs: Path | None, provider: str, threads: int, batch: int | None, seed: int,
+    model: Path,
+) -> Looking:
+    from graphprune.feeds import read_inputs
+    from graphprune.inputs import parse_input_shapes
+    from graphprune.model import load
+    from graphprune.options import Looking
+    from graphprune.runtime import Runtime
+
+    arrays = read_inputs(inputs, load(model)) if inputs is not None else {}
+    return Looking(parse_input_shapes(input_shape or []), arrays, batch, (), Runtime(provider, threads), seed)
+
+
+def parse_targets(texts: list[str]) -> dict[str, float]:
+    """Read `macs=0.5` and the like; raises UsageError.
+
+    >>> parse_targets(["macs=0.5"])
+    {'macs': 0.5}
+    """
+    out = {}
+    for text in texts:
+        kind, _, number = text.partition("=")
+        try:
+            fraction = float(number)
+        except ValueError:
+            raise UsageError(f"target {text!r} is not of the form macs=0.5") from None
+        if kind not in ("macs", "params", "bytes"):
+            raise UsageError(f"target {text!r}: {kind!r} is not one of macs, params, bytes")
+        if not 0 < fraction <= 1:
+            raise UsageError(f"target {text!r}: {number} is not a fraction to keep, in (0, 1]")
+        out[kind] = fraction
+    return out
+
+
+def choosing_of(
+    sparsity: float | None, target: list[str] | None, speedup: float | None, criterion: str, aggregate: str,
+    normalise: str, allocation: str, align: str, floor: float, include: list[str] | None, exclude: list[str] | None,
+) -> Choosing:
+    from graphprune.options import Choosing
+
+    if sum(x is not None for x in (sparsity, speedup)) + bool(target) != 1:
+        raise UsageError("say how much to prune by one of --sparsity, --target, --speedup or --plan")
+    if align != "auto" and not (align.isdigit() and int(align) > 0):
+        raise UsageError(f"--align {align!r} is neither auto nor a whole number above 0")
+    if allocation not in ("uniform", "global"):
+        raise UsageError(f"--allocation {allocation!r} is neither uniform nor global")
+    return Choosing(
+        sparsity, parse_targets(target or []), speedup, criterion, aggregate, normalise,
+        "global" if allocation == "global" else "uniform", "auto" if align == "auto" else int(align), floor,
+        tuple(include or ()), tuple(exclude or ()),
+    )
