@@ -10,7 +10,7 @@ import numpy as np
 
 from graphprune.allocate.align import alignment_of, allowed_sizes, detect_alignment
 from graphprune.allocate.budget import KINDS, Budget, select
-from graphprune.allocate.ladder import ALLOCATIONS, Ladder, Levels, ladders
+from graphprune.allocate.ladder import ALLOCATIONS, Ladder, Levels, Rule, ladders
 from graphprune.allocate.search import fit
 from graphprune.costs import CostModel, Costs
 from graphprune.errors import NothingPrunable, TargetError, UsageError
@@ -44,7 +44,7 @@ def allocate(coupling: Coupling, scores: Scores, costs: CostModel, budget: Budge
     rungs = ladders(coupling, selection, scores.by_group, budget)
     rule = ALLOCATIONS[budget.allocation](rungs)
     dense = costs({})
-    levels = _fitted(rungs, costs, dense, budget) if budget.targets else rule(budget.sparsity or 0.0)
+    levels = _fitted(rungs, rule, costs, dense, budget) if budget.targets else rule(budget.sparsity or 0.0)
     return _plan(rungs, levels, (dense, _at(rungs, levels, costs)), _meta(scores, budget))
 
 
@@ -59,7 +59,7 @@ def _at(rungs: Sequence[Ladder], levels: Levels, costs: CostModel) -> Costs:
     return costs({x.group.dim: x.counts[i] for x, i in zip(rungs, levels, strict=True) if i < x.top})
 
 
-def _fitted(rungs: Sequence[Ladder], costs: CostModel, dense: Costs, budget: Budget) -> Levels:
+def _fitted(rungs: Sequence[Ladder], rule: Rule, costs: CostModel, dense: Costs, budget: Budget) -> Levels:
     """Return the levels that meet a budget's targets."""
     limits = {kind: kept * dense.of(kind) for kind, kept in budget.targets.items() if dense.of(kind)}
 
@@ -67,7 +67,6 @@ def _fitted(rungs: Sequence[Ladder], costs: CostModel, dense: Costs, budget: Bud
         found = _at(rungs, levels, costs)
         return max((found.of(kind) / limit for kind, limit in limits.items()), default=0.0)
 
-    rule = ALLOCATIONS[budget.allocation](rungs)
     levels = fit(rungs, rule, load)
     if levels is not None:
         return levels
@@ -87,8 +86,8 @@ def _plan(rungs: Sequence[Ladder], levels: Levels, costs: tuple[Costs, Costs], m
         if i < x.top:
             keep[x.group.name] = tuple(int(k) for k in np.sort(x.ranking()[: x.counts[i]]))
             sizes[x.group.name] = x.group.size
-    dense, pruned = costs
-    return PruningPlan(header(asdict(dense)), keep, sizes, {**meta, "costs": asdict(pruned)})
+    dense, pruned = ({kind: int(n) for kind, n in asdict(c).items()} for c in costs)
+    return PruningPlan(header(dense), keep, sizes, {**meta, "costs": pruned})
 
 
 def _meta(scores: Scores, budget: Budget) -> dict[str, Any]:

@@ -26,8 +26,10 @@ class Budget:
     are patterns of names; `sparsities` gives the groups that a pattern matches a sparsity of their own, the last
     match counts.
 
-    >>> Budget(targets={"macs": 0.5}, allocation="global", align=16, exclude=("fc.*",)).kinds
-    ('macs',)
+    >>> Budget(targets={"macs": 0.5}, allocation="global", align=16, exclude=("fc.*",)).floor
+    0.1
+
+    Raises UsageError for a number out of its range, for both or neither of sparsity and targets.
     """
 
     sparsity: float | None = None
@@ -57,10 +59,6 @@ class Budget:
             raise UsageError(f"alignment {self.align}: it must be 1 or more")
         if not 0 <= self.floor <= 1:
             raise UsageError(f"floor {self.floor}: it must be in [0, 1]")
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        return tuple(self.targets)
 
     def to_json(self) -> dict[str, Any]:
         """Return the budget as plain JSON."""

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphprune.allocate.align import allowed, coefficients
+from graphprune.allocate.align import allowed, places
 from graphprune.allocate.budget import Budget, Selection
 from graphprune.groups import ChannelGroup, Coupling
 from graphprune.score import Vector
@@ -54,11 +54,11 @@ class Ladder:
 
 def ladders(coupling: Coupling, selection: Selection, scores: Mapping[str, Vector], budget: Budget) -> list[Ladder]:
     """Return the ladders of the selected groups; no count lies below the budget's floor."""
-    lengths = coefficients(selection.groups, coupling)
+    found = places(selection.groups, coupling)
     out = []
     for g in selection.groups:
         least = max(1, ceil(budget.floor * g.size - 1e-9))
-        counts = tuple(n for n in allowed(g.size, lengths.get(g.dim, {1}), budget.align) if n >= least)
+        counts = tuple(n for n in allowed(g.size, found.get(g.dim, ()), budget.align) if n >= least)
         out.append(Ladder(g, counts, scores[g.name], selection.fixed.get(g.name)))
     return out
 

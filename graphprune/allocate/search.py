@@ -65,7 +65,7 @@ def fit(rungs: Sequence[Ladder], rule: Rule, load: Callable[[Levels], float]) ->
                 break
             if loads(held(0.0)) > 1 >= loads(held(1.0)):
                 levels = max(levels, _approach(rungs, held, loads), key=loads)
-        return levels
+        return _filled(rungs, loads, levels)
     except Spent:
         return loads.best()
 
@@ -122,6 +122,14 @@ def _climb(rungs: Sequence[Ladder], loads: Loads, levels: Levels, loose: Levels)
                 fails = middle
         levels = _raised(levels, steps[:fits])
         steps = steps[fits + 1 :]
+    return levels
+
+
+def _filled(rungs: Sequence[Ladder], loads: Loads, levels: Levels) -> Levels:
+    """Return a state in which no single step up fits any more, unless it is close already."""
+    for g in _movable(rungs):
+        while levels[g] < rungs[g].top and loads(levels) < CLOSE and loads(_raised(levels, [g])) <= 1:
+            levels = _raised(levels, [g])
     return levels
 
 

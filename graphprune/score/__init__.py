@@ -14,23 +14,18 @@ import numpy as np
 
 from graphprune.errors import UsageError
 from graphprune.groups import Coupling
+from graphprune.score import bn_scale, fpgm, l1, l2, lamp, random
 from graphprune.score.aggregate import AGGREGATIONS
 from graphprune.score.base import Criterion, Parts, Progress, Request, Vector
-from graphprune.score.bn_scale import bn_scale
-from graphprune.score.fpgm import fpgm
-from graphprune.score.l1 import l1
-from graphprune.score.l2 import l2
-from graphprune.score.lamp import lamp
 from graphprune.score.normalise import NORMALISATIONS
-from graphprune.score.random import random
 
 CRITERIA: Mapping[str, Criterion] = {
-    "l1": l1,
-    "l2": l2,
-    "lamp": lamp,
-    "fpgm": fpgm,
-    "bn_scale": bn_scale,
-    "random": random,
+    "l1": l1.criterion,
+    "l2": l2.criterion,
+    "lamp": lamp.criterion,
+    "fpgm": fpgm.criterion,
+    "bn_scale": bn_scale.criterion,
+    "random": random.criterion,
 }
 """What computes scores."""
 

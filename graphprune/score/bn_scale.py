@@ -7,12 +7,12 @@ import numpy as np
 from graphprune.groups import ChannelGroup, Coupling, Occurrence
 from graphprune.score.base import Parts, Request, over_weights
 from graphprune.score.elements import elementwise
-from graphprune.score.l2 import l2
+from graphprune.score.l2 import criterion as l2
 
 _NAMED = 3
 
 
-def bn_scale(request: Request) -> Parts:
+def criterion(request: Request) -> Parts:
     """Score indices by the absolute value of their normalisation scales; groups without any by L2, with a note.
 
     Source: Liu et al., Learning Efficient Convolutional Networks through Network Slimming (ICCV 2017), section 3.

@@ -12,10 +12,10 @@ from graphprune.score.base import Parts, Place, Request, Vector, check_finite, i
 from graphprune.trace import Weight
 
 _TILE = 512
-_COLUMNS = 8192
+_COLUMNS = 2048
 
 
-def fpgm(request: Request) -> Parts:
+def criterion(request: Request) -> Parts:
     """Score indices by the sum of the Euclidean distances of their part of each weight to all others' parts.
 
     Source: He et al., Filter Pruning via Geometric Median (CVPR 2019), section 3.3, equation 5. Distances come from

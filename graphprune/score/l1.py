@@ -8,7 +8,7 @@ from graphprune.score.base import Parts, Request, informative, over_weights
 from graphprune.score.elements import elementwise
 
 
-def l1(request: Request) -> Parts:
+def criterion(request: Request) -> Parts:
     """Score indices by the L1 norm of their part of each weight.
 
     Source: Li et al., Pruning Filters for Efficient ConvNets (ICLR 2017), section 3.1.

@@ -8,7 +8,7 @@ from graphprune.score.base import Parts, Request, informative, over_weights
 from graphprune.score.elements import elementwise
 
 
-def l2(request: Request) -> Parts:
+def criterion(request: Request) -> Parts:
     """Score indices by the L2 norm of their part of each weight: squares are added up, then the root is taken.
 
     Source: He et al., Soft Filter Pruning (IJCAI 2018), section 3.2, equation 2 with p = 2.

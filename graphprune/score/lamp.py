@@ -9,7 +9,7 @@ from graphprune.score.elements import elementwise
 from graphprune.score.normalise import lamp_of_squares
 
 
-def lamp(request: Request) -> Parts:
+def criterion(request: Request) -> Parts:
     """Score indices in each weight by their squared norm over the sum of all squared norms that are not smaller.
 
     The scores of different groups are comparable as they are, so use it with `normalise="none"` under one global

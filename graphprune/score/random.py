@@ -9,7 +9,7 @@ import numpy as np
 from graphprune.score.base import Parts, Request
 
 
-def random(request: Request) -> Parts:
+def criterion(request: Request) -> Parts:
     """Score indices by uniform random numbers in [0, 1) that depend on the seed and the group's name alone."""
 
     def draw(name: str, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
