@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphprune.axes import Dim, leaves, show
 from graphprune.costs import CostModel
+from graphprune.errors import SessionError
 from graphprune.execute import relative_error
 from graphprune.groups import Coupling, couple
 from graphprune.normalize import normalize
@@ -202,6 +203,8 @@ def _judge(model: ir.Model, coupling: Coupling, feeds: Feeds, tolerance: float, 
     dense = runner(model, feeds)
     assert all(np.isfinite(a).all() for run_ in dense for a in run_.values() if a.dtype.kind == "f"), "not finite"
     assert any(a.any() for run_ in dense for a in run_.values()), "the outputs are all zero"
+    # onnxruntime's graph optimisation breaks a few models by itself.
+    levels = (False, True) if _runs(runner, model, feeds) else (False,)
     permuted = runner(rearranged(model, coupling, permutations(coupling.groups, 1)), feeds)
     _compare("permuted", dense, permuted, tolerance)
     for thin in (False, True):
@@ -210,13 +213,21 @@ def _judge(model: ir.Model, coupling: Coupling, feeds: Feeds, tolerance: float, 
         if all(v.shape is not None for v in pruned.graph.outputs):
             # Before opset 9 a Constant holds floats by the letter; exporters and onnxruntime never minded.
             onnx.checker.check_model(ir.to_proto(pruned), full_check=model.opset_imports[""] >= 9)
-        for optimise in (False, True):
+        for optimise in levels:
             for a, b in zip(dense, runner(pruned, feeds, optimise), strict=True):
                 assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}, "output shapes differ"
         plain = {g.dim: chosen[g.dim] for g in coupling.groups if not g.normalised}
         if plain:
             kept = runner(masked(model, coupling, plain), feeds)
             _compare("masked", kept, runner(rearranged(model, coupling, plain), feeds), tolerance)
+
+
+def _runs(runner: Any, model: ir.Model, feeds: Feeds) -> bool:
+    try:
+        runner(model, feeds, True)
+    except SessionError:
+        return False
+    return True
 
 
 def _compare(what: str, left: Runs, right: Runs, tolerance: float) -> None:
