@@ -14,7 +14,10 @@ import onnx.defs
 from onnx import TensorProto, helper, numpy_helper
 
 BATCH = 3
-_TYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int64): TensorProto.INT64}
+
+
+_SAME_SHAPE = frozenset(["GroupNormalization", "MeanVarianceNormalization", "CastLike"])
+"""Operators whose schema tells no sizes."""
 
 
 class CannotBuild(Exception):
@@ -24,10 +27,11 @@ class CannotBuild(Exception):
 class Builder:
     """A graph in the making; values are names, axis 0 of every activation is the batch.
 
-    `batch` makes axis 0 of the inputs open in the file, and shapes are then written without its size.
+    `batch` makes axis 0 of the inputs open in the file, `everything` all their axes.
     """
 
-    def __init__(self, opset: int = 17, seed: int = 0, batch: bool = True) -> None:
+    def __init__(self, opset: int = 17, seed: int = 0, batch: bool = True, everything: bool = False) -> None:
+        self.everything = everything
         self.opset = opset
         self.batch = batch
         self.rng = np.random.default_rng(seed)
@@ -100,7 +104,10 @@ class Builder:
             )
         except Exception as error:
             raise CannotBuild(str(error)) from error
-        return [_read(got.get(o)) for o in node.output]
+        found = [_read(got.get(o)) for o in node.output]
+        if found == [None] and node.op_type in _SAME_SHAPE:
+            return [(self.types[node.input[0]], self.shapes[node.input[0]])]
+        return found
 
     # Operators whose form depends on the opset.
 
@@ -182,9 +189,9 @@ class Builder:
         """Return the finished, checked model."""
         def info(name: str, rank_only: bool) -> onnx.ValueInfoProto:
             shape = [None if rank_only and k == 0 else n for k, n in enumerate(self.shapes[name])]
-            if self.batch and not rank_only:
-                shape[0] = "batch"  # type: ignore[assignment]
-            return helper.make_tensor_value_info(name, self.types[name], shape)
+            open_axes = len(shape) if self.everything else 1 if self.batch else 0
+            named = [f"{name}_{k}" if k else "batch" for k in range(0 if rank_only else open_axes)]
+            return helper.make_tensor_value_info(name, self.types[name], [*named, *shape[len(named) :]])
 
         made = {n for node in self.nodes for n in node.output}
         weights = [numpy_helper.from_array(a, n) for n, a in self.constants.items() if n not in made]

@@ -23,6 +23,7 @@ import onnx
 from random_graphs import Fuzz
 
 from graphprune.execute import evaluate, relative_error
+from graphprune.feeds import observer
 from graphprune.groups import Coupling, couple
 from graphprune.model import load
 from graphprune.normalize import normalize
@@ -75,7 +76,7 @@ def hold(proto: onnx.ModelProto, feeds: dict[str, Any], seed: int) -> Outcome:
     """Run the chain; any disagreement is a failure unless rounding alone explains it."""
     rng = np.random.default_rng([seed, 5])
     model = normalize(load(proto))
-    coupling = couple(trace(model, choose(model, {})))
+    coupling = couple(trace(model, choose(model, {}, observer())))
     free = {g.dim for g in coupling.groups if not g.normalised}
     out = Outcome(seed, "done", "", len(coupling.groups), coupling.coverage, len(free))
     dense = evaluate(model, feeds)

@@ -17,6 +17,7 @@ _CHANNELS = (2, 3, 4, 6, 8, 12, 16)
 _SMOOTH = ("Relu", "Sigmoid", "Tanh", "Elu", "LeakyRelu", "Softplus", "HardSigmoid", "Erf", "Abs", "Neg", "Sin", "Cos",
            "Selu", "Celu", "ThresholdedRelu", "Softsign", "Atan", "Identity", "Shrink", "Asinh")  # fmt: skip
 _SINCE = {"HardSwish": 14, "Mish": 18, "Gelu": 20}
+_BOUNDED = ("Asin", "Acos", "Atanh", "Sinh", "Cosh", "Tan", "Exp")
 
 
 class Fuzz(Builder):
@@ -24,7 +25,8 @@ class Fuzz(Builder):
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng([seed, 77])
-        super().__init__(int(rng.integers(11, 22)), seed, bool(rng.random() < 0.6))
+        opset = int(rng.integers(11, 22)) if rng.random() < 0.85 else 23
+        super().__init__(opset, seed, bool(rng.random() < 0.6), bool(rng.random() < 0.1))
         self.rng = rng
         self.live: list[str] = []
 
@@ -118,11 +120,18 @@ def unary(b: Fuzz, x: str) -> str:
 
 def bounded(b: Fuzz, x: str) -> str:
     """Functions with a domain, or with steps."""
-    kind = b.pick(["Sqrt", "Log", "Exp", "Reciprocal", "Clip", "Round", "Floor", "Ceil", "Sign", "Dropout", "Cast"])
+    steps = ["Round", "Floor", "Ceil", "Sign", "Mod"]
+    kind = b.pick(["Sqrt", "Log", "Reciprocal", "Clip", "Dropout", "Cast", "CastLike", *steps, *_BOUNDED])
     if kind in ("Sqrt", "Log", "Reciprocal"):
         return b.op(kind, b.op("Add", b.op("Abs", x), b.constant(np.float32(0.5))))
-    if kind == "Exp":
-        return b.op(kind, b.op("Tanh", x))
+    if kind in _BOUNDED:
+        return b.op(kind, b.op("Mul", b.op("Tanh", x), b.constant(np.float32(0.8))))
+    if kind == "Mod":
+        return b.op(kind, x, b.constant(np.float32(1.5)), fmod=1)
+    if kind == "CastLike":
+        if b.opset < 15:
+            raise CannotBuild("opset")
+        return b.op(kind, x, b.constant(np.float32(1)))
     if kind == "Clip":
         return b.op(kind, x, b.constant(np.float32(-0.5)), b.constant(np.float32(1)))
     if kind == "Cast":
@@ -156,6 +165,8 @@ def select(b: Fuzz, x: str) -> str:
         mask = b.constant(b.rng.random([n if b.chance(0.5) else 1 for n in b.shapes[x][1:]]) < 0.5)
     if b.chance(0.3) and mask not in b.constants:
         mask = b.op("Not", mask)
+    if b.chance(0.3):
+        mask = b.op(b.pick(["And", "Or", "Xor"]), mask, b.op("Less", x, b.constant(np.float32(0.3))))
     return b.op("Where", mask, x, _mate(b, x))
 
 
@@ -225,7 +236,8 @@ def conv_transpose(b: Fuzz, x: str) -> str:
 
 def norm(b: Fuzz, x: str) -> str:
     rank, c = len(b.shapes[x]), b.shapes[x][1]
-    kind = b.pick(["batch", "batch", "instance", "group", "layer", "layer", "lp", "softmax", "mvn", "hand"])
+    kinds = ["batch", "batch", "instance", "group", "layer", "layer", "lp", "softmax", "mvn", "hand"]
+    kind = b.pick([*kinds, "rms"] if b.opset >= 23 else kinds)
     if kind == "batch":
         return b.batch_norm(x)
     if kind == "instance":
@@ -235,6 +247,8 @@ def norm(b: Fuzz, x: str) -> str:
         return group_norm(b, x)
     if kind == "layer":
         return b.layer_norm(x, b.pick(range(1, rank)) if b.chance(0.3) else -1)
+    if kind == "rms":
+        return b.op("RMSNormalization", x, b.weight(b.shapes[x][-1], near=1), axis=-1)
     if kind == "lp":
         return b.op("LpNormalization", b.op("Add", x, b.constant(np.float32(0.1))), axis=b.axis(x), p=2)
     if kind == "softmax":
@@ -423,7 +437,7 @@ def pool(b: Fuzz, x: str) -> str:
 
 def reduce(b: Fuzz, x: str) -> str:
     kind = b.pick(["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceLogSumExp",
-                   "ReduceSumSquare"])  # fmt: skip
+                   "ReduceSumSquare", "ReduceProd"])  # fmt: skip
     rank = len(b.shapes[x])
     axes = sorted({b.axis(x) for _ in range(b.pick((1, 1, 2)))})
     keep = 1 if len(axes) >= rank - 1 else int(b.chance(0.5))
@@ -459,7 +473,8 @@ def block_move(b: Fuzz, x: str) -> str:
 
 def positional(b: Fuzz, x: str) -> Any:
     """Operators that look at places."""
-    kind = b.pick(["CumSum", "Trilu", "LRN", "TopK", "ArgMax", "GatherElements", "Hardmax"])
+    kind = b.pick(["CumSum", "Trilu", "LRN", "TopK", "ArgMax", "ArgMin", "GatherElements", "Hardmax", "CenterCropPad",
+                   "GridSample", "OneHot"])  # fmt: skip
     axis = b.axis(x)
     if kind == "CumSum":
         return b.op(kind, x, b.constant(np.int64(axis)))
@@ -474,12 +489,24 @@ def positional(b: Fuzz, x: str) -> Any:
     if kind == "TopK":
         return b.op(kind, x, b.ints(1 + b.shapes[x][axis] // 2), outputs=2, axis=axis)[0]
     if kind == "GatherElements":
-        shape = b.shapes[x]
-        order = np.argsort(b.rng.random((1, *shape[1:])), axis=axis).astype(np.int64)
-        index = b.op("Expand", b.constant(order), b.op("Shape", x)) if b.chance(0) else None
-        if index is None:
+        if b.batch or b.everything or b.shapes[x][0] != BATCH:
             raise CannotBuild("batch")
-        return b.op(kind, x, index, axis=axis)
+        index = np.argsort(b.rng.random(b.shapes[x]), axis=axis).astype(np.int64)
+        return b.op(kind, x, b.constant(index if b.chance(0.5) else np.take(index, [0, 0], axis=axis)), axis=axis)
+    if kind == "CenterCropPad":
+        if b.opset < 18:
+            raise CannotBuild("opset")
+        return b.op(kind, x, b.ints(b.shapes[x][axis] + b.pick((-1, 1, 2))), axes=[axis])
+    if kind == "GridSample":
+        b.rank(x, 4)
+        if b.batch or b.everything or b.shapes[x][0] != BATCH or b.opset < 16:
+            raise CannotBuild("batch")
+        grid = (b.rng.random((BATCH, 3, 4, 2)) - 0.5).astype(np.float32)
+        return b.op(kind, x, b.constant(grid, "grid"))
+    if kind == "OneHot":
+        best = b.op("ArgMax", x, axis=axis, keepdims=0)
+        values = b.constant(np.asarray([0, 1], np.float32))
+        return b.op(kind, best, b.ints(b.shapes[x][axis]), values, axis=axis)
     if kind == "Hardmax":
         return b.op("Mul", b.op(kind, x, axis=len(b.shapes[x]) - 1), x)
     return b.op("Cast", b.op(kind, x, axis=axis, keepdims=1), to=TensorProto.FLOAT)
@@ -494,6 +521,8 @@ def made(b: Fuzz, x: str) -> str:
             return b.op("Add", x, b.op("ConstantOfShape", b.ints(*rest), value=one))
         sizes = b.op("Shape", x)
         return b.op("Add", x, b.forced("ConstantOfShape", sizes, shape=b.shapes[x], value=one))
+    if b.chance(0.2) and not b.batch and not b.everything:
+        return b.op("Div", x, b.op("Sqrt", b.op("Cast", b.op("Size", x), to=TensorProto.FLOAT)))
     k = b.axis(x)
     size = b.op("Cast", b.op("Gather", b.op("Shape", x), b.constant(np.int64(k)), axis=0), to=TensorProto.FLOAT)
     return b.op("Div", x, b.op("Sqrt", size))
@@ -540,6 +569,32 @@ def token_block(b: Fuzz, x: str) -> str:
     return {"fused": blocks.fused_attention, "split": blocks.split_attention}[kind](b, y, heads, d)
 
 
+def fused_operators(b: Fuzz, x: str) -> str:
+    """Attention and rotary embedding as single operators, on `n t (h d)` or `n h t d`."""
+    _tokens(b, x)
+    if b.opset < 23:
+        raise CannotBuild("opset")
+    shared, rep, d = b.pick((1, 2)), b.pick((1, 2)), b.pick((4, 6))
+    if b.chance(0.5):
+        q = b.linear(x, shared * rep * d)
+        k, v = b.linear(x, shared * d), b.linear(x, shared * d)
+        y = b.op("Attention", q, k, v, q_num_heads=shared * rep, kv_num_heads=shared)
+    else:
+        q = blocks.heads_of(b, b.linear(x, shared * rep * d), shared * rep, d)
+        k, v = (blocks.heads_of(b, b.linear(x, shared * d), shared, d) for _ in range(2))
+        if b.chance(0.7):
+            angle = b.rng.random((b.shapes[x][1], d // 2)).astype(np.float32)
+            places = b.constant(np.arange(b.shapes[x][1])[None].repeat(BATCH, 0), "place")
+            tables = [b.constant(f(angle), "w") for f in (np.cos, np.sin)]
+            if b.batch or b.everything or b.shapes[x][0] != BATCH:
+                raise CannotBuild("batch")
+            pairs = int(b.chance(0.5))
+            q, k = (b.op("RotaryEmbedding", y, *tables, places, interleaved=pairs) for y in (q, k))
+        y = b.op("Transpose", b.op("Attention", q, k, v), perm=[0, 2, 1, 3])
+        y = b.shape(y, b.shapes[x][1], shared * rep * d)
+    return b.op("Add", x, b.linear(y, b.shapes[x][-1]))
+
+
 def shortcut(b: Fuzz, x: str) -> str:
     """Add a value to what a few layers that keep its shape make of it."""
     y = x
@@ -556,5 +611,5 @@ LAYERS: list[Callable[[Fuzz, str], Any]] = [
     *[unary, bounded, affine, affine, select, combine, combine, linear, linear, linear, per_head, pairwise],
     *[conv, conv, conv, conv_transpose, norm, norm, join, join, split, split, cut, cut, reshape, reshape, reshape],
     *[flatten, fold, transpose, transpose, ones, repeat, pad, resize, pool, reduce, gather, block_move, positional],
-    *[made, conv_block, conv_block, token_block, token_block, shortcut],
+    *[fused_operators, made, conv_block, conv_block, token_block, token_block, shortcut],
 ]
