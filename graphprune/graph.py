@@ -138,7 +138,8 @@ def explain(coupling: Coupling, name: str, other: str | None = None) -> list[Exp
     group = coupling.group(name)
     if group is not None:
         return _of_group(coupling, group)
-    return [e for text, axis in find_axes(coupling, name) for e in _of_axis(coupling, text, axis)]
+    found = [e for text, axis in find_axes(coupling, name) for e in _of_axis(coupling, text, axis)]
+    return list(dict.fromkeys(found))
 
 
 def _of_group(coupling: Coupling, group: ChannelGroup) -> list[Explanation]:

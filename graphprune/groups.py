@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from graphprune.axes import Axis, Dim, Origin, Pin, Product, Role, Same, Solution, Sum, leaves, show, solve
+from graphprune.axes import Axis, Dim, Follow, Origin, Pin, Product, Role, Same, Solution, Sum, leaves, show, solve
 from graphprune.normalize import COPY_MARK
 from graphprune.trace import AxisGraph, Weight
 
@@ -46,7 +46,6 @@ class Coupling:
     graph: AxisGraph
     solution: Solution
     groups: tuple[ChannelGroup, ...]
-    _letters: dict[Dim, str] = field(default_factory=dict, repr=False)
 
     def expand(self, axis: Axis) -> Axis:
         return self.solution.expand(axis)
@@ -87,7 +86,7 @@ class Coupling:
 
 def couple(graph: AxisGraph) -> Coupling:
     """Solve the equations of a traced model and collect its groups."""
-    solution = solve((eq, origin) for eq, origin in graph.equations if isinstance(eq, Same | Pin))
+    solution = solve((eq, origin) for eq, origin in graph.equations if isinstance(eq, Same | Pin | Follow))
     places: dict[Dim, list[tuple[Weight, int]]] = {}
     for weight in graph.weights.values():
         for k, axis in enumerate(weight.axes):

@@ -24,6 +24,7 @@ from graphprune.ops.shapes import axes_kept
 Content = npt.NDArray[Any]
 Observed: TypeAlias = "Mapping[str, tuple[int, tuple[int | None, ...]]]"
 """Element type and sizes of values that were seen in runs; None where they differ between inputs."""
+_BFLOAT16 = onnx.TensorProto.BFLOAT16
 _SMALL = 8192
 _READ = 8192
 
@@ -163,12 +164,11 @@ class _Walk:
         proto.output.extend(f"o{i}" for i in range(len(node.outputs)))
         if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
             return None
-        try:
-            got = onnx.shape_inference.infer_node_outputs(
-                schema, proto, types, data, opset_imports=self.opset_protos, ir_version=self.ir_version
-            )
-        except Exception as error:
-            self.world.conflicts.append(f"{node.op_type} {node.name!r}: {str(error).splitlines()[0][:200]}")
+        got = self.outputs_of(schema, proto, types, data)
+        if isinstance(got, str) and any(t.tensor_type.elem_type == _BFLOAT16 for t in types.values()):
+            got = self.outputs_of(schema, proto, _as_float(types), data)  # sizes do not depend on the type
+        if isinstance(got, str):
+            self.world.conflicts.append(f"{node.op_type} {node.name!r}: {got}")
             return None
         answers = [_read_type(got.get(f"o{i}")) for i in range(len(node.outputs))]
         return [self.complete(node, answers[0]), *answers[1:]]
@@ -186,6 +186,21 @@ class _Walk:
         contents = [self.world.contents.get(v.name or "") if v is not None else None for v in node.inputs]
         kept = axes_kept(node.op_type, attributes, contents, len(first))
         return answer[0], tuple(first[k] if n is None and k in kept else n for k, n in enumerate(answer[1]))
+
+    def outputs_of(
+        self,
+        schema: onnx.defs.OpSchema,
+        proto: onnx.NodeProto,
+        types: dict[str, onnx.TypeProto],
+        data: dict[str, onnx.TensorProto],
+    ) -> dict[str, onnx.TypeProto] | str:
+        """Return what onnx infers, or what it objects to."""
+        try:
+            return onnx.shape_inference.infer_node_outputs(
+                schema, proto, types, data, opset_imports=self.opset_protos, ir_version=self.ir_version
+            )
+        except Exception as error:
+            return str(error).splitlines()[0][:200]
 
     def evaluate(self, node: ir.Node, version: int) -> None:
         """Carry out a node on small known contents."""
@@ -234,6 +249,17 @@ def _reference(node: ir.Node, version: int, contents: list[Content | None]) -> t
 
 def _quiet(*_: object) -> None:
     return None
+
+
+def _as_float(types: dict[str, onnx.TypeProto]) -> dict[str, onnx.TypeProto]:
+    """Replace bfloat16, which older opsets do not list, by float."""
+    out = {}
+    for name, proto in types.items():
+        out[name] = onnx.TypeProto()
+        out[name].CopyFrom(proto)
+        if proto.tensor_type.elem_type == _BFLOAT16:
+            out[name].tensor_type.elem_type = onnx.TensorProto.FLOAT
+    return out
 
 
 def _type_proto(dtype: int, shape: tuple[int, ...] | None) -> onnx.TypeProto:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphprune.axes import Axis, Dim, Equation, Origin, Pin, Same, Use, fresh, leaves
+from graphprune.axes import Axis, Dim, Equation, Follow, Origin, Pin, Same, Use, fresh, leaves
 from graphprune.axes.equations import Free, Letter
 from graphprune.model import constant_of
 from graphprune.ops import AXES, Op, Operand
@@ -110,6 +110,8 @@ class _Tracer:
                 value.name, operand.shape, operand.axes, tensor.numpy, int(tensor.dtype.itemsize)
             )
             self.sources[value.name] = frozenset([value.name])
+            if not value.uses() and not value.is_graph_output():
+                self.pin(operand, "no operator uses it", value.name)
         return True
 
     def operand(self, value: ir.Value) -> Operand:
@@ -184,6 +186,8 @@ class _Tracer:
             if isinstance(eq, Same):
                 spoken.update(leaves(eq.left))
                 spoken.update(leaves(eq.right))
+                self.equations.append((eq, origin))
+            elif isinstance(eq, Follow):
                 self.equations.append((eq, origin))
             elif isinstance(eq, Letter):
                 self.letters.setdefault(op.name, {})[eq.letter] = eq.axis

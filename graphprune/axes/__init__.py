@@ -4,7 +4,7 @@ An axis of a value is an expression over dims; operators only say which expressi
 solver finds the dims. This room imports nothing else of graphprune.
 """
 
-from graphprune.axes.equations import Equation, Free, Origin, Pin, Role, Same, Use
+from graphprune.axes.equations import Equation, Follow, Free, Origin, Pin, Role, Same, Use
 from graphprune.axes.expr import (
     UNIT,
     ZERO,
@@ -30,6 +30,7 @@ __all__ = [
     "Axis",
     "Dim",
     "Equation",
+    "Follow",
     "Free",
     "Origin",
     "Pin",

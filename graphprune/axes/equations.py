@@ -46,6 +46,15 @@ class Pin:
 
 
 @dataclass(frozen=True, slots=True)
+class Follow:
+    """If every dim of `leader` is pinned, so is this axis: slots that were added to it have no life of their own."""
+
+    axis: Axis
+    leader: Axis
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Free:
     """This axis of an output is made here from nothing, at any size."""
 
@@ -70,4 +79,4 @@ class Letter:
     axis: Axis
 
 
-Equation: TypeAlias = Same | Pin | Free | Use | Letter
+Equation: TypeAlias = Same | Pin | Follow | Free | Use | Letter

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from graphprune.axes.equations import Origin, Pin, Same
+from graphprune.axes.equations import Follow, Origin, Pin, Same
 from graphprune.axes.expr import UNIT, ZERO, Axis, Dim, Product, Sum, concat, fresh, leaves, product
 from graphprune.axes.notation import show
 
@@ -95,7 +95,7 @@ def _resolve(axis: Axis, bindings: dict[Dim, Axis]) -> Axis:
     return product(*parts) if isinstance(axis, Product) else concat(*parts)
 
 
-def solve(equations: Iterable[tuple[Same | Pin, Origin]]) -> Solution:
+def solve(equations: Iterable[tuple[Same | Pin | Follow, Origin]]) -> Solution:
     """Solve equations; never fails: what has no solution is pinned.
 
     >>> a, b = Dim(6), Dim(6)
@@ -115,7 +115,20 @@ def solve(equations: Iterable[tuple[Same | Pin, Origin]]) -> Solution:
     for dim, why in solver.pins.items():
         for d in leaves(solution.expand(dim)):
             solution.pins.setdefault(d, why)
+    _follow(solution, [(eq, origin) for eq, origin in items if isinstance(eq, Follow)])
     return solution
+
+
+def _follow(solution: Solution, waiting: list[tuple[Follow, Origin]]) -> None:
+    """Pin the axes whose leaders are pinned, until nothing changes."""
+    while True:
+        ready = [item for item in waiting if not solution.free(item[0].leader)]
+        if not ready:
+            return
+        for eq, origin in ready:
+            for d in leaves(solution.expand(eq.axis)):
+                solution.pins.setdefault(d, (eq.reason, origin))
+        waiting = [item for item in waiting if item not in ready]
 
 
 class _Solver:

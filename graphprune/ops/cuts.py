@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from graphprune.axes import UNIT, Axis, Equation, Pin, Role, Same, Use, concat, fresh, product
+from graphprune.axes import UNIT, Axis, Equation, Follow, Pin, Role, Same, Use, concat, fresh, product
 from graphprune.ops.registry import AxisRule, Op, Operand, Row, normalise_axis, pin_all, row, same_axes
 from graphprune.ops.sizes import Change, Element, RefitRule, SetAttribute, SetElements, Shrunk
 
@@ -178,7 +178,9 @@ def pad(op: Op) -> Iterator[Equation]:
             yield Pin(a, "padded")
             yield Pin(b, "padded")
         else:
-            yield Same(b, concat(fresh(pads[0]), a, fresh(pads[1])))
+            before, after = fresh(pads[0]), fresh(pads[1])
+            yield Same(b, concat(before, a, after))
+            yield Follow(concat(before, after), a, "padding of an axis that is pinned")
     for o in op.inputs[1:]:
         if o is not None:
             yield from (Pin(a, "a list of pads") for a in o.axes)
