@@ -140,7 +140,8 @@ def masked(model: ir.Model, coupling: Coupling, chosen: Chosen) -> ir.Model:
     nodes = {n.name: n for n in out.graph}
     done: set[tuple[str, int, int]] = set()
     for op in coupling.graph.ops:
-        constant = {i for i, o in enumerate(op.inputs) if o is not None and o.name in coupling.graph.sources}
+        made = (coupling.graph.sources, coupling.graph.constants)
+        constant = {i for i, o in enumerate(op.inputs) if o is None or any(o.name in names for names in made)}
         for use in coupling.graph.uses.get(op.name, ()):
             operand = op.input(use.operand)
             if use.role is not Role.CONTRACTED or operand is None:
