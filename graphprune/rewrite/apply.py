@@ -150,7 +150,7 @@ def masked(model: ir.Model, coupling: Coupling, chosen: Chosen) -> ir.Model:
                 continue
             if not view.touched(use.axis):
                 continue
-            part = set(leaves(coupling.expand(use.axis)))
+            part = {d for d in leaves(coupling.expand(use.axis)) if d in chosen}
             for k, axis in enumerate(operand.axes):
                 if part <= set(leaves(coupling.expand(axis))) and (op.name, use.operand, k) not in done:
                     done.add((op.name, use.operand, k))
