@@ -115,6 +115,9 @@ def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
     node = value.producer()
     if node is None or node.inputs or len(node.outputs) != 1:
         return None
+    attribute = node.attributes.get("value")
+    if node.op_type == "Constant" and attribute is not None and attribute.type == ir.AttributeType.TENSOR:
+        return attribute.as_tensor()  # not get_const_tensor, which renames the tensor, and that is the caller's
     return ir.convenience.get_const_tensor(value)
 
 

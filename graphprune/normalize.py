@@ -26,6 +26,7 @@ def normalize(model: ir.Model) -> ir.Model:
         from onnx_ir.passes.common import InlinePass
 
         out = InlinePass()(out).model
+        out.functions.clear()
     for graph in out.graphs():
         for value in graph.initializers.values():
             if value.const_value is not None:
