@@ -154,15 +154,17 @@ def masked(model: ir.Model, coupling: Coupling, chosen: Chosen) -> ir.Model:
             for k, axis in enumerate(operand.axes):
                 if part <= set(leaves(coupling.expand(axis))) and (op.name, use.operand, k) not in done:
                     done.add((op.name, use.operand, k))
-                    _mask(out, nodes[op.name], use.operand, k, operand.rank, axis.size, view.slots(axis))
+                    _mask(out, nodes[op.name], use.operand, operand.shape, k, view.slots(axis))
     return out
 
 
-def _mask(model: ir.Model, node: ir.Node, operand: int, axis: int, rank: int, size: int, kept: list[int]) -> None:
+def _mask(
+    model: ir.Model, node: ir.Node, operand: int, shape: tuple[int, ...], axis: int, kept: list[int]
+) -> None:
     value = node.inputs[operand]
     assert value is not None
-    mask = np.zeros([size if k == axis else 1 for k in range(rank)], dtype=np.float32)
-    mask[tuple(kept if k == axis else 0 for k in range(rank))] = 1
+    mask = np.zeros([n if k == axis else 1 for k, n in enumerate(shape)], dtype=np.float32)
+    mask[tuple(kept if k == axis else 0 for k in range(len(shape)))] = 1
     dtype = value.dtype or ir.DataType.FLOAT
     name = f"{node.name}.mask{operand}.{axis}"
     constant = add_constant(model.graph, name, ir.tensor(mask.astype(dtype.numpy()), dtype=dtype), model.ir_version)
