@@ -119,3 +119,22 @@ def test_rotary_without_a_number_of_heads_pins() -> None:
     angles = np.linspace(0, 3, 48).reshape(2, 6, 4)
     y = net("RotaryEmbedding", y, net.const(np.cos(angles)), net.const(np.sin(angles)))
     check(net.output(net.matmul(y, 8, 4)), groups=0, pinned={"a:1": ""}, reference=True)
+
+
+def test_lengths_of_keys() -> None:
+    """Opset 24 takes the number of valid keys of each sample."""
+    net = Net(24)
+    q, k, v = projections(net, 2, 2, length=6)
+    lengths = net.input("lengths", ["batch"], np.int64, between=(3, 7))
+    operands = [split(net, a, 2) for a in (q, k, v)]
+    y = net("Attention", *operands, "", "", "", lengths)
+    y = net("Reshape", net("Transpose", y, perm=[0, 2, 1, 3]), net.ints(0, 0, 8))
+    check(net.output(net.matmul(y, 8, 5)), groups=3, free={"q:1": "(2 4)", "k:1": "(2 4)", "v:1": "(2 4)"})
+
+
+def test_attention_weights_outside_pin_the_heads() -> None:
+    net = Net(23)
+    q, k, v = projections(net, 2, 2)
+    past = [net.input(n, ["batch", 2, "past", 4]) for n in ("past_k", "past_v")]
+    y, _, _, weights = net("Attention", q, k, v, "", *past, n=4, q_num_heads=2, kv_num_heads=2, qk_matmul_output_mode=3)
+    check(net.output(net.matmul(y, 8, 5), weights), groups=0, pinned={"q:1": ""})
