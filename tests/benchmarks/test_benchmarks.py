@@ -1,0 +1,54 @@
+"""The benchmarks run, on the smallest of inputs; how fast anything is, is not asserted."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+SAMPLE = HERE.parents[1] / "samples" / "fashion_mnist_resnet.onnx"
+
+
+def script(name: str) -> ModuleType:
+    """Import a benchmark by its file."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", HERE / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("kind", ["residual", "attention"])
+def test_scaling_finds_the_same_groups_in_every_block(kind: str) -> None:
+    scaling = script("scaling")
+    small, large = (scaling.measure(kind, blocks, 1) for blocks in (2, 5))
+    shared = 1
+    assert (small["groups"] - shared) * 5 == (large["groups"] - shared) * 2
+    assert scaling.table([small, large]).count("\n") == 3
+
+
+def test_against_peers_times_graphprune_without_any_peer() -> None:
+    peers = script("against_peers")
+    runners = peers.contestants(("analysis", "prune", "files"))
+    assert list(runners) == ["analysis", "prune", "files"]
+    row = peers.race(SAMPLE, "sample", runners, 1)
+    assert 0.2 < row["prune"]["kept"] == row["files"]["kept"] < 0.3
+    assert peers.table({"sample": row}, runners).startswith("| network | analysis | prune | files |")
+    assert set(peers.versions()) >= {"graphprune", "torch-pruning", "onnxsim"}
+
+
+def test_a_contestant_that_fails_is_told_and_does_not_stop_the_others() -> None:
+    peers = script("against_peers")
+
+    def broken(path: Path, name: str) -> tuple[float, float]:
+        raise ValueError("no")
+
+    row = peers.race(SAMPLE, "sample", {"broken": broken, "analysis": peers.graphprune_analysis}, 1)
+    assert row["broken"] == {"error": "ValueError: no"}
+    assert row["analysis"]["seconds"] > 0
+    assert "failed" in peers.table({"sample": row}, row)
