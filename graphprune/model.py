@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
@@ -118,7 +119,9 @@ def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
     attribute = node.attributes.get("value")
     if node.op_type == "Constant" and attribute is not None and attribute.type == ir.AttributeType.TENSOR:
         return attribute.as_tensor()  # not get_const_tensor, which renames the tensor, and that is the caller's
-    return ir.convenience.get_const_tensor(value)
+    with suppress(ValueError):  # sparse constants
+        return ir.convenience.get_const_tensor(value)
+    return None
 
 
 def set_constant(value: ir.Value, tensor: ir.TensorProtocol) -> None:
