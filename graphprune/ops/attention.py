@@ -100,7 +100,7 @@ def rotary(op: Op) -> Iterator[Equation]:
     if not number:
         yield from pin_all(op, "the number of heads is not given")
         return
-    _, head, _, width = _heads(x, number)
+    batch, head, place, width = _heads(x, number)
     yield from _fused(x, head, width)
     turned = op.attr("rotary_embedding_dim", 0) or width.size
     pair = fresh(turned // 2)
@@ -112,12 +112,15 @@ def rotary(op: Op) -> Iterator[Equation]:
     for i, table in ((1, cos), (2, sin)):
         yield Same(table.axes[-1], pair)
         yield from (Use(i, a, Role.CARRIED) for a in table.axes)
-    yield from (Pin(a, "positions of a table") for a in cos.axes[:-1])
+    chosen = op.input(3)
+    rows = cos.axes[:-1] if chosen is None else chosen.axes
+    yield from (Same(a, b) for a, b in zip(rows, (batch, place), strict=True) if a is not UNIT)
+    if chosen is not None:
+        yield from (Pin(a, "positions of a table") for a in cos.axes[:-1])
+        yield from (Use(3, a, Role.CARRIED) for a in chosen.axes)
     yield from (Same(a, b) for a, b in zip(cos.axes, sin.axes, strict=True))
     yield Letter("heads", head)
     yield Letter("turned", halves)
-    if op.input(3) is not None:
-        yield from (Use(3, a, Role.CARRIED) for a in op.x(3).axes)
 
 
 def refit_rotary(op: Op, now: Shrunk) -> Iterator[Change]:

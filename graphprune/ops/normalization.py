@@ -10,9 +10,9 @@ from graphprune.ops.sizes import RefitRule, attributes
 
 batch_norm = line("n c *s, c, c, c, c -> n c *s, c, c, c, c", gain=1)
 instance_norm = line("n c *s, c, c -> n c *s", normalised="s", gain=1)
-group_norm_18 = line("n (g c) *s, g, g -> n (g c) *s", sizes={"g": "num_groups"}, normalised="c", gain=1)
+group_norm_18 = line("n (g c) *s, g, g -> n (g c) *s", sizes={"g": "num_groups"}, normalised="cs", gain=1)
 group_norm_21 = line(
-    "n (g c) *s, (g c), (g c) -> n (g c) *s", sizes={"g": "num_groups"}, normalised="c", gain=1
+    "n (g c) *s, (g c), (g c) -> n (g c) *s", sizes={"g": "num_groups"}, normalised="cs", gain=1
 )
 lrn = line("n c *s -> n c *s", pins={"c": "normalised over neighbouring channels"})
 
