@@ -64,10 +64,13 @@ def check(seed: int, save: Path | None = None) -> Outcome:
     if not all(np.isfinite(v).all() for v in dense.values() if v.dtype.kind == "f"):
         return Outcome(seed, "skipped", "not finite")
     operators = Counter(n.op_type for n in proto.graph.node)
+    written = proto.SerializeToString(deterministic=True)
     try:
         got = hold(proto, feeds, seed)
     except Exception:
         return Outcome(seed, "failed", traceback.format_exc(limit=-4), operators=operators)
+    if proto.SerializeToString(deterministic=True) != written:
+        got.status, got.why = "failed", "the caller's model was changed"
     got.operators = operators
     return got
 
