@@ -1,6 +1,6 @@
 """Time graphprune and its peers on the same architectures: one process, one thread, in turn, medians of repeats.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/against_peers.py [--models resnet18 vgg16] [--repeats 5] [--folder DIR] [--json FILE]
+    OMP_NUM_THREADS=1 python tests/benchmarks/against_peers.py [--models resnet18 vgg16] [--repeats 5] [--folder DIR]
 
 Every network comes from torchvision with random weights, is exported once to ONNX (1 x 3 x 224 x 224), and loses half
 of its channels in each tool. What is timed, in seconds:
