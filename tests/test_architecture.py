@@ -259,19 +259,14 @@ def test_public_names_and_their_methods_are_documented() -> None:
     assert not missing, missing
 
 
-def _obvious(f: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    """Return whether a function says all in its name and a body of at most four statements."""
-    return len([n for n in ast.walk(f) if isinstance(n, ast.stmt)]) <= 5
-
-
 def test_functions_of_modules_are_documented() -> None:
-    """Every function of a module that others may call says what it does, unless it is a few plain lines."""
+    """Every function of a module that others may call says what it does."""
     missing = [
         f"{name_of(p)}:{f.lineno} {f.name}"
         for p in SOURCES
         for f in tree(p).body
         if isinstance(f, ast.FunctionDef) and not f.name.startswith("_")
-        if ast.get_docstring(f) is None and not _obvious(f)
+        if ast.get_docstring(f) is None
     ]
     assert not missing, "\n".join(missing)
 
