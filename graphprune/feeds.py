@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +78,7 @@ def read_inputs(path: str | os.PathLike[str], model: ir.Model) -> Feeds:
     try:
         with np.load(path, allow_pickle=False) as data:
             arrays = {k: data[k] for k in data.files}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, EOFError, BadZipFile) as error:
         raise UsageError(f"{path}: is not an .npz file of arrays ({error})") from error
     symbols = input_symbols(model)
     types = {v.name: _dtype(v) for v in real_inputs(model)}

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy.typing as npt
 
+from graphprune.errors import UsageError
 from graphprune.runtime import Runtime
 from graphprune.sizes import Shapes
 
@@ -23,6 +24,12 @@ class Looking:
     runtime: Runtime = field(default_factory=Runtime)
     seed: int = 0
     observe: bool = True
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UsageError(f"seed is {self.seed}: give 0 or more")
+        if self.batch is not None and self.batch < 1:
+            raise UsageError(f"batch is {self.batch}: give 1 or more")
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,8 @@ def make_plan(analysis: Analysis, choosing: Choosing, progress: Progress = silen
     Raises NothingPrunable, UsageError or TargetError.
     """
     coupling = analysis.coupling
+    if choosing.speedup is not None and not choosing.speedup > 1:
+        raise UsageError(f"a speed-up of {choosing.speedup:g} asks for nothing: give a number above 1")
     if not coupling.graph.weights:
         raise NothingPrunable("the model has no weights: there is nothing to prune")
     if not coupling.groups:

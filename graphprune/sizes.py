@@ -76,6 +76,8 @@ def check_given(symbols: Symbols, given: Mapping[str, tuple[int, ...]]) -> None:
     for name, shape in given.items():
         if name not in symbols:
             raise UsageError(f"no input named {name!r}; the model's inputs are {', '.join(sorted(symbols)) or 'none'}")
+        if 0 in shape:
+            raise UsageError(f"input {name!r} is given the shape {list(shape)}, which holds nothing to run on")
         want = symbols[name]
         if want and (
             len(want) != len(shape) or any(isinstance(w, int) and w != s for w, s in zip(want, shape, strict=True))

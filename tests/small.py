@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -138,3 +139,32 @@ def cli(*args: Any) -> Ran:
     finally:
         signal.signal(signal.SIGTERM, handler)
     return Ran(code or 0, out.getvalue(), err.getvalue())
+
+
+def put(path: Path, proto: onnx.ModelProto) -> Path:
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def record(*args: Any) -> dict[str, Any]:
+    """Run a command with --json and return its one object; nothing else may be on standard output."""
+    ran = cli(*args, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.out.count("\n") == 1
+    return dict(json.loads(ran.out))
+
+
+def refused(tmp_path: Path, *args: Any, code: int = 2, says: str = "") -> Ran:
+    """Run a command that must fail: one line, no traceback, nothing written; and the same with --json."""
+    before = sorted(p for p in tmp_path.rglob("*"))
+    ran = cli(*args)
+    assert ran.code == code, (ran.code, ran.out, ran.err)
+    assert ran.err.count("\n") == 1 and ran.err.startswith("graphprune: ") and "Traceback" not in ran.err, ran.err
+    assert "internal error" not in ran.err, ran.err
+    assert says in ran.err, ran.err
+    assert not ran.out
+    told = cli(*args, "--json")
+    answer = json.loads(told.out)
+    assert answer == {"error": ran.err.removeprefix("graphprune: ").rstrip("\n"), "exit_code": code}
+    assert sorted(p for p in tmp_path.rglob("*")) == before
+    return ran

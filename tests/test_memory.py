@@ -51,7 +51,7 @@ def bare(large: tuple[Path, int]) -> int:
 
 
 def test_inspect_reads_no_weights(large: tuple[Path, int], bare: int) -> None:
-    path, weight = large
+    path, _ = large
     used = peak("inspect", path, "-q")
     assert used < 1e9 and used < bare + 250e6
     if GIGABYTES < 1:
