@@ -60,7 +60,11 @@ class CostModel:
     @cached_property
     def _weights(self) -> list[tuple[int, int, list[Axis]]]:
         return [
-            (prod(s for s, a in pairs if a is None), w.itemsize * (not w.filled), [a for _, a in pairs if a is not None])
+            (
+                prod(s for s, a in pairs if a is None),
+                w.itemsize * (not w.filled),
+                [a for _, a in pairs if a is not None],
+            )
             for w in self.coupling.graph.weights.values()
             for pairs in [[(s, self._shrinking(a)) for s, a in zip(w.shape, w.axes, strict=True)]]
         ]

@@ -140,7 +140,8 @@ def set_constant(value: ir.Value, tensor: ir.TensorProtocol) -> None:
 def add_constant(graph: ir.Graph, name: str, tensor: ir.TensorProtocol, ir_version: int) -> ir.Value:
     """Add a constant: an initializer, or a node for files so old that every initializer is an input as well."""
     if ir_version >= 4:
-        value = ir.Value(name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        shape, kind = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
+        value = ir.Value(name=name, shape=shape, type=kind, const_value=tensor)
         graph.register_initializer(value)
         return value
     node = ir.node("Constant", [], attributes={"value": tensor}, name=name)

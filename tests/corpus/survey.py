@@ -56,7 +56,8 @@ def survey_model(path: Path, recipe: Mapping[str, Any] | None, align: int | str 
         plan = make_plan(analysis, Choosing(sparsity=0.5, align=align))  # type: ignore[arg-type]
         result = run_plan(analysis, plan, Checking(time=False))
         proof = result.report["proof"]
-        row |= {"proof": proof["max_relative_error"], "tolerance": proof["tolerance"], "sizes": len(analysis.reference.feeds)}
+        row |= {"proof": proof["max_relative_error"], "tolerance": proof["tolerance"]}
+        row["sizes"] = len(analysis.reference.feeds)
         before, after = result.report["before"], result.report["after"]
         row["kept"] = after["parameters"] / before["parameters"]
         row["macs"] = after["macs"] / before["macs"] if before["macs"] else 1.0
@@ -89,7 +90,8 @@ def main() -> int:
     bad = [r for r in rows if r["outcome"] not in ("ok", "nothing prunable")]
     if good:
         print(f"{len(rows)} models, {len(good)} pruned, {len(bad)} failed", file=sys.stderr)
-        print(f"median coverage {statistics.median(r['coverage'] for r in rows if 'coverage' in r):.4f}", file=sys.stderr)
+        coverage = statistics.median(r["coverage"] for r in rows if "coverage" in r)
+        print(f"median coverage {coverage:.4f}", file=sys.stderr)
         print(f"median parameters kept {statistics.median(r['kept'] for r in good):.4f}", file=sys.stderr)
     return bool(bad)
 
