@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ def export(coupling: Coupling, path: str | os.PathLike[str]) -> None:
     beside = target.with_name(f".{target.name}.part")
     try:
         if target.suffix == ".graphml":
-            nx.write_graphml(graph, beside)
+            nx.write_graphml(_as_xml(graph), beside)
         else:
             beside.write_text(_dot(graph), encoding="utf-8")
         os.replace(beside, target)
@@ -71,17 +72,31 @@ def export(coupling: Coupling, path: str | os.PathLike[str]) -> None:
 
 
 def _dot(graph: nx.DiGraph[str]) -> str:
-    import networkx as nx
-    import pydot
-
-    plain: nx.DiGraph[str] = nx.DiGraph()
-    quoted = {n: pydot.quote_id_if_necessary(f'"{n}"') for n in graph}
+    """Return the graph in the DOT language; written here because names may hold any character."""
+    lines = ["digraph {"]
     for n, data in graph.nodes(data=True):
-        label = str(data["label"]).replace('"', "'").replace("\n", "\\n")
         shape = "box" if data["kind"] == "operator" else "ellipse"
-        plain.add_node(quoted[n], label=f'"{label}"', shape=shape)
-    plain.add_edges_from((quoted[a], quoted[b]) for a, b in graph.edges)
-    return str(nx.drawing.nx_pydot.to_pydot(plain).to_string())
+        lines.append(f"  {_quoted(n)} [label={_quoted(data['label'])}, shape={shape}];")
+    lines += [f"  {_quoted(a)} -> {_quoted(b)};" for a, b in graph.edges]
+    return "\n".join([*lines, "}", ""])
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def _printable(text: str) -> str:
+    """Replace the characters that XML cannot hold."""
+    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
+
+
+def _as_xml(graph: nx.DiGraph[str]) -> nx.DiGraph[str]:
+    import networkx as nx
+
+    out: nx.DiGraph[str] = nx.relabel_nodes(graph, {n: _printable(n) for n in graph})
+    for _, data in out.nodes(data=True):
+        data.update({k: _printable(v) for k, v in data.items() if isinstance(v, str)})
+    return out
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,81 @@
+"""The two choices of input sizes, and what the user says about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+from small import FLOAT, cnn, model, rand, tensor
+
+from graphprune.errors import UsageError
+from graphprune.sizes import Worlds, alternatives, choose, input_symbols, real_inputs
+
+
+def worlds(inputs: list[tuple[str, int, Any]], **given: Any) -> Worlds:
+    nodes = [helper.make_node("Identity", [name], [f"y_{name}"]) for name, _, _ in inputs]
+    proto = model(nodes, [], inputs, [(f"y_{n}", code, None) for n, code, _ in inputs])
+    return choose(ir.from_proto(proto), **given)
+
+
+def test_fixed_sizes_are_taken_as_they_are() -> None:
+    got = worlds([("x", FLOAT, [2, 3, 5])])
+    assert got.natural_inputs == got.traced_inputs == {"x": (2, 3, 5)} and not got.has_dynamic
+
+
+def test_open_sizes_get_two_choices_that_differ_everywhere() -> None:
+    got = worlds([("x", FLOAT, ["batch", 3, "h", "w"]), ("ids", TensorProto.INT64, ["batch", "seq"])])
+    assert got.has_dynamic and got.natural_inputs["x"] == (1, 3, 224, 224)
+    for name, sizes in got.traced_inputs.items():
+        natural = got.natural_inputs[name]
+        assert all(a != b or (name, k) == ("x", 1) for k, (a, b) in enumerate(zip(sizes, natural, strict=True)))
+    assert got.traced_inputs["x"][0] == got.traced_inputs["ids"][0], "one symbol, one size"
+    assert got.traced_inputs["x"][2] != got.traced_inputs["x"][3]
+
+
+def test_given_sizes_and_batches_are_natural() -> None:
+    got = worlds([("x", FLOAT, ["batch", 3, "h", "w"])], given={"x": (2, 3, 40, 48)})
+    assert got.natural_inputs["x"] == (2, 3, 40, 48)
+    assert worlds([("x", FLOAT, ["batch", 3])], batch=6).natural_inputs["x"] == (6, 3)
+    assert worlds([("x", FLOAT, [2, 3])], batch=6).natural_inputs["x"] == (2, 3), "a fixed size stays"
+
+
+@pytest.mark.parametrize("given", [{"q": (1, 3)}, {"x": (1, 4)}, {"x": (1, 3, 1)}, {"x": (0, 3)}, {"x": ()}])
+def test_given_sizes_that_do_not_fit(given: dict[str, tuple[int, ...]]) -> None:
+    with pytest.raises(UsageError):
+        worlds([("x", FLOAT, ["batch", 3])], given=given)
+
+
+def test_past_and_total_lengths_add_up() -> None:
+    got = worlds([
+        ("ids", TensorProto.INT64, ["batch", "seq_len"]), ("past", FLOAT, ["batch", 2, "past_len", 4]),
+        ("mask", TensorProto.INT64, ["batch", "total_len"]),
+    ])
+    for sizes in (got.natural_inputs, got.traced_inputs):
+        assert sizes["mask"][1] == sizes["ids"][1] + sizes["past"][2]
+
+
+def test_initializers_and_unnamed_sizes() -> None:
+    held = ir.from_proto(cnn(8, 3, batch=None))
+    assert [v.name for v in real_inputs(held)] == ["x"]
+    assert list(input_symbols(held)) == ["x"] and isinstance(input_symbols(held)["x"][0], str)
+
+
+def test_a_network_that_accepts_only_some_sizes() -> None:
+    """Of 32 x 32 at least: the sizes are tried until no operator objects."""
+    weights = [tensor("w", rand(8, 3, 4, 4)), tensor("v", rand(4, 8 * 49))]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], strides=[32, 32], kernel_shape=[4, 4]),
+        helper.make_node("Flatten", ["c"], ["f"]), helper.make_node("Gemm", ["f", "v"], ["y"], transB=1),
+    ]
+    held = ir.from_proto(model(nodes, weights, [("x", FLOAT, ["n", 3, 224, 224])], [("y", FLOAT, ["n", 4])]))
+    got = choose(held)
+    assert got.natural.shapes["y"] == (1, 4) and not got.natural.conflicts and not got.traced.conflicts
+
+
+def test_alternatives_are_new_and_keep_what_is_fixed() -> None:
+    sides = [("x", FLOAT, ["b", "t", 8])], [("y", FLOAT, None)]
+    held = ir.from_proto(model([helper.make_node("Relu", ["x"], ["y"])], [], *sides))
+    found = list(alternatives(held, {"x": (1, 16, 8)}))
+    assert found and all(s["x"][0] == 1 and s["x"][2] == 8 and s["x"][1] != 16 for s in found)
