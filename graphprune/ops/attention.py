@@ -41,6 +41,7 @@ def attention(op: Op) -> Iterator[Equation]:
     yield from (Same(a, b) for a, b in pairs)
     yield Use(0, qd, Role.CONTRACTED)
     yield Use(1, kd, Role.CONTRACTED)
+    yield Use(1, ks, Role.NORMALISED)
     yield from (Letter(letter, axis) for letter, axis in (("heads", qh), ("shared", kh), ("width", qd)))
     yield from _mask(op, qb, qh)
     yield from _caches(op, kb, kh, kd, vd)
