@@ -67,8 +67,8 @@ class Analysis:
     @property
     def assumed(self) -> tuple[str, ...]:
         """What was assumed of inputs that nobody gave, and of how the model is run."""
-        remark = self.reference.remark if "reference" in self.__dict__ else ""
-        return (*[f"input {said}" for said in self._feeds[1]], *([remark] if remark else ()))
+        remarks = self.reference.remarks if "reference" in self.__dict__ else ()
+        return (*[f"input {said}" for said in self._feeds[1]], *remarks)
 
     @cached_property
     def _feeds(self) -> tuple[tuple[feeding.Feeds, ...], tuple[str, ...]]:

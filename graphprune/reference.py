@@ -80,10 +80,16 @@ class Reference:
         return min(max(TOLERANCE, _NOISE_FACTOR * self.noise), _LOOSEST)
 
     @property
-    def remark(self) -> str:
-        """What is to be told about how models are run, or nothing."""
+    def as_float32(self) -> str:
+        """Why models are run as float32 copies, if they are."""
         names = " or ".join(self.converted)
         return f"run as float32: onnxruntime has no {names} kernels here" if names else ""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is to be told about how models were run."""
+        empty = "" if self.elements else "outputs are empty on these inputs, so nothing was compared: give inputs"
+        return tuple(text for text in (self.as_float32, empty) if text)
 
 
 def usable(reference: Reference, others: Callable[[], Iterable[tuple[Outputs, ...]]] = tuple) -> Reference:

@@ -62,7 +62,7 @@ def validate(
     checked = check_file(path)
     if not checked.passed and not dense_passes_checker():
         checked = Check("onnx checker", True, "the dense model does not pass it either")
-    checks = [checked, *([Check("run as float32", True, reference.remark)] if reference.remark else ())]
+    checks = [checked, *([Check("run as float32", True, reference.as_float32)] if reference.converted else ())]
     found: dict[bool, list[Outputs]] = {}
     for optimise, name in ((True, "runs at full optimisation"), (False, "runs without optimisation")):
         progress(name)

@@ -155,3 +155,15 @@ def test_prune_raises_what_the_checks_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 def free_matmul(op: Any) -> Any:
     yield from (Free(a) for o in (op.x(0), op.x(1), op.y()) for a in o.axes)
+
+
+def test_empty_outputs_are_said_to_prove_nothing() -> None:
+    proto = mlp()
+    proto.graph.node[-1].output[0] = "m"
+    proto.graph.initializer.append(tensor("low", np.float32(-1e9)))
+    proto.graph.node.append(helper.make_node("Less", ["m", "low"], ["l"]))
+    proto.graph.node.append(helper.make_node("NonZero", ["l"], ["y"]))
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", onnx.TensorProto.INT64, [2, "n"]))
+    result = graphprune.prune(proto, 0.5, time=False, align=1)
+    assert any("nothing was compared" in text for text in result.report["assumed"])
+    assert not any("compared" in text for text in graphprune.prune(mlp(), 0.5, time=False).report["assumed"])
