@@ -66,7 +66,7 @@ def check(seed: int, save: Path | None = None) -> Outcome:
     operators = Counter(n.op_type for n in proto.graph.node)
     written = proto.SerializeToString(deterministic=True)
     try:
-        got = hold(proto, feeds, seed)
+        got = hold(proto, feeds, seed, b.everything)
     except Exception:
         return Outcome(seed, "failed", traceback.format_exc(limit=-4), operators=operators)
     if proto.SerializeToString(deterministic=True) != written:
@@ -75,11 +75,11 @@ def check(seed: int, save: Path | None = None) -> Outcome:
     return got
 
 
-def hold(proto: onnx.ModelProto, feeds: dict[str, Any], seed: int) -> Outcome:
-    """Run the chain; any disagreement is a failure unless rounding alone explains it."""
+def hold(proto: onnx.ModelProto, feeds: dict[str, Any], seed: int, told: bool) -> Outcome:
+    """Run the chain, `told` the sizes of inputs or not; a disagreement is a failure unless rounding explains it."""
     rng = np.random.default_rng([seed, 5])
     model = normalize(load(proto))
-    coupling = couple(trace(model, choose(model, {}, observer())))
+    coupling = couple(trace(model, choose(model, {k: v.shape for k, v in feeds.items()} if told else {}, observer())))
     free = {g.dim for g in coupling.groups if not g.normalised}
     out = Outcome(seed, "done", "", len(coupling.groups), coupling.coverage, len(free))
     dense = evaluate(model, feeds)
