@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphprune.checks import check_embedded, check_external, hushed, put_in_order
 from graphprune.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -38,12 +39,20 @@ def load(model: ModelLike) -> ir.Model:
     import onnx
 
     if isinstance(model, onnx.ModelProto):
-        return _checked(ir.serde.deserialize_model(model), "the model")
+        return _checked(_deserialised(model), "the model")
     if type(model).__module__.startswith("onnx_graphsurgeon"):
         import onnx_graphsurgeon
 
-        return _checked(ir.serde.deserialize_model(onnx_graphsurgeon.export_onnx(model)), "the graph")
+        return _checked(_deserialised(onnx_graphsurgeon.export_onnx(model)), "the graph")
     raise UsageError(f"cannot load a model from {type(model).__name__}: give a path, ModelProto, ir.Model or gs.Graph")
+
+
+def _deserialised(proto: onnx.ModelProto) -> ir.Model:
+    try:
+        with hushed():
+            return ir.serde.deserialize_model(proto)
+    except Exception as error:
+        raise ModelError(f"the model is not valid ({type(error).__name__})") from error
 
 
 def _load_path(path: Path) -> ir.Model:
@@ -52,7 +61,8 @@ def _load_path(path: Path) -> ir.Model:
     if not path.is_file():
         raise ModelError(f"{path}: is not a file")
     try:
-        model = ir.load(path, format="protobuf")
+        with hushed():
+            model = ir.load(path, format="protobuf")
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:
@@ -65,34 +75,14 @@ def _checked(model: ir.Model, where: str) -> ir.Model:
         raise ModelError(f"{where}: is not an ONNX model: it has no graph")
     if not model.graph.outputs:
         raise ModelError(f"{where}: the graph has no outputs: nothing would be left of it")
+    put_in_order(model.graph, where)
     for graph in model.graphs():
         for value, tensor in constants(graph):
             if isinstance(tensor, ir.ExternalTensor):
-                _check_external(value.name or "", tensor, where)
+                check_external(value.name or "", tensor, where)
             elif isinstance(tensor, ir.TensorProtoTensor):
-                _check_embedded(value.name or "", tensor, where)
+                check_embedded(value.name or "", tensor, where)
     return model
-
-
-def _check_embedded(name: str, tensor: ir.TensorProtoTensor, where: str) -> None:
-    proto = tensor.raw
-    if proto.HasField("raw_data") and len(proto.raw_data) < tensor.nbytes:
-        have = len(proto.raw_data)
-        raise ModelError(f"{where}: initializer {name!r} is truncated: {have} of {tensor.nbytes} bytes")
-
-
-def _check_external(name: str, tensor: ir.ExternalTensor, where: str) -> None:
-    folder = Path(tensor.base_dir or ".").resolve()
-    file = (folder / tensor.location).resolve()
-    if os.path.isabs(tensor.location) or not file.is_relative_to(folder):
-        raise ModelError(f"{where}: external data of {name!r} points outside the model's folder: {tensor.location}")
-    if not file.is_file():
-        raise ModelError(f"{where}: external data of {name!r} is missing: {file.name} (copy it beside the model)")
-    if file.stat().st_nlink > 1:
-        raise ModelError(f"{where}: external data of {name!r} is a hard link, which onnx refuses: copy {file.name}")
-    end = (tensor.offset or 0) + (tensor.length if tensor.length is not None else tensor.nbytes)
-    if file.stat().st_size < end or (tensor.length is not None and tensor.length < tensor.nbytes):
-        raise ModelError(f"{where}: external data of {name!r} is too short: {file.name} ends before byte {end}")
 
 
 def constants(graph: ir.Graph) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:

@@ -12,6 +12,7 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
+from graphprune.errors import ModelError
 from graphprune.model import add_constant, constant_of, constants, unmapped
 
 ORIGIN = "graphprune.shared"
@@ -25,7 +26,11 @@ def normalize(model: ir.Model) -> ir.Model:
     if out.functions:
         from onnx_ir.passes.common import InlinePass
 
-        out = InlinePass()(out).model
+        try:
+            out = InlinePass()(out).model
+        except Exception as error:
+            said = str(error).splitlines()[0][:200]
+            raise ModelError(f"the model's functions cannot be inlined: {said}") from error
         out.functions.clear()
     for graph in out.graphs():
         for value in graph.initializers.values():
