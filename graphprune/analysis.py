@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -129,7 +130,23 @@ def analyse(model: ModelLike, looking: Looking | None = None, progress: Progress
 
     Raises ModelError or UsageError.
     """
-    looking = looking or Looking()
+    with uncollected():
+        return _analyse(model, looking or Looking(), progress)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Hold back Python's garbage collector: tracing makes many small values and no garbage."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
+
+
+def _analyse(model: ModelLike, looking: Looking, progress: Progress) -> Analysis:
     clock = Clock()
     with clock.stage("load"):
         original = load(model)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import sys
 from pathlib import Path
@@ -37,12 +35,15 @@ from graphprune.terminal import (
     ThreadsOpt,
     VerboseOpt,
     choosing_of,
+    fail,
     looking_of,
+    unforeseen,
 )
 
 if TYPE_CHECKING:
     from graphprune.analysis import Analysis
 
+_INTERRUPTED = 130
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Prune any ONNX model: whole channels, heads and neurons go, and the result is run, proven and timed.",
@@ -113,7 +114,7 @@ def prove(
     from graphprune import prove as proving
     from graphprune.pipeline import analyse
     from graphprune.report.record import proof_record
-    from graphprune.report.text import print_assumed
+    from graphprune.report.text import print_assumed, proof_words
 
     with talk.progress() as progress:
         analysis = analyse(model, looking_of(input_shape, inputs, "cpu", threads, batch, seed, model), progress)
@@ -122,10 +123,7 @@ def prove(
 
     def show(console: Any, record: dict[str, Any]) -> None:
         word = "passed" if record["passed"] else "FAILED"
-        console.print(
-            f"{word}: permuting {record['groups']} groups changes the output by {record['max_relative_error']:.1e} "
-            f"(allowed {record['tolerance']:.0e}, rounding alone {record['rounding_noise']:.0e})"
-        )
+        console.print(f"{word}: {proof_words(record)}")
         print_assumed(console, record)
 
     talk.show(record, show)
@@ -267,37 +265,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         code = app(standalone_mode=False)
+        if code == _INTERRUPTED:
+            fail("interrupted, nothing was written", code)
     except GraphPruneError as error:
-        code = _fail(str(error), error.exit_code)
+        code = fail(str(error), error.exit_code)
     except typer.Abort:
-        code = _fail("interrupted, nothing was written", 130)
+        code = fail("interrupted, nothing was written", _INTERRUPTED)
     except Exception as error:
-        code = _unforeseen(error)
+        code = unforeseen(error)
     except KeyboardInterrupt:
-        code = _fail("interrupted, nothing was written", 130)
+        code = fail("interrupted, nothing was written", _INTERRUPTED)
     raise SystemExit(code if isinstance(code, int) else 0)
-
-
-def _fail(message: str, code: int) -> int:
-    """Say what went wrong in one line, and as the one JSON object if that was asked for and none was printed."""
-    if "--json" in sys.argv and not Talk.answered:
-        print(json.dumps({"error": message, "exit_code": code}))
-    print(f"graphprune: {message}", file=sys.stderr)
-    return code
-
-
-def _unforeseen(error: Exception) -> int:
-    """Tell of a wrong command line, or of a mistake of ours."""
-    told = getattr(error, "format_message", None)
-    if told is not None:
-        if len(sys.argv) < 2:
-            error.show()  # type: ignore[attr-defined]
-            return 2
-        return _fail(f"{' '.join(told().split())} (see graphprune --help)", 2)
-    if os.environ.get("GRAPHPRUNE_DEBUG"):
-        raise error
-    if isinstance(error, BrokenPipeError):
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        return 1
-    said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    return _fail(f"internal error, nothing was written: {said} (GRAPHPRUNE_DEBUG=1 shows where)", 1)

@@ -67,6 +67,7 @@ def proof_record(proof: Proof) -> dict[str, Any]:
         "rounding_noise": proof.noise,
         "passed": proof.passed,
         "culprits": list(proof.culprits),
+        "random_weights": proof.random_weights,
     }
 
 

@@ -74,6 +74,15 @@ def pins_table(pins: Sequence[Mapping[str, Any]], verbose: bool = False) -> Tabl
     return table
 
 
+def proof_words(proof: Mapping[str, Any]) -> str:
+    """Return the outcome of a permutation proof in words."""
+    copy = "; on a copy with random weights, the model's own hide the groups" if proof["random_weights"] else ""
+    return (
+        f"permuting all {proof['groups']} groups changes the output by {proof['max_relative_error']:.1e} "
+        f"(allowed {proof['tolerance']:.0e}, rounding alone {proof['rounding_noise']:.0e}{copy})"
+    )
+
+
 def print_prune(console: Console, record: Mapping[str, Any], output: str, verbose: bool) -> None:
     """Print what `prune` did."""
     console.print(costs_table(record))
@@ -81,10 +90,7 @@ def print_prune(console: Console, record: Mapping[str, Any], output: str, verbos
     console.print(speed_line(record))
     proof = record["proof"]
     if proof:
-        console.print(
-            f"proof: permuting all {proof['groups']} groups changes the output by {proof['max_relative_error']:.1e} "
-            f"(allowed {proof['tolerance']:.0e})"
-        )
+        console.print(f"proof: {proof_words(proof)}")
     checks = [c["name"] for c in record["checks"] if c["passed"]]
     passed = f"checks passed: {', '.join(dict.fromkeys(checks))}"
     console.print(passed if checks else "not run: checks were switched off")

@@ -1,0 +1,51 @@
+"""A copy of a model with random weights, for a proof where the model's own would hide a wrong group.
+
+Weights that are all one value, or a last layer of zeros, look the same however they are permuted.
+"""
+
+from __future__ import annotations
+
+from math import prod, sqrt
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphprune.groups import Coupling, couple
+from graphprune.model import add_constant, set_constant
+from graphprune.trace import Weight, trace
+
+_LARGEST = 300_000_000
+
+
+def lively(model: ir.Model, coupling: Coupling, gain: float, seed: int = 0) -> tuple[ir.Model, Coupling] | None:
+    """Return a normalised model with random numbers in the weights that lie on groups, and its coupling.
+
+    Vectors are drawn from [0.5, 1.5] (they may be variances), the rest from a normal distribution that keeps the scale
+    of activations, about, for a `gain` of 1. None where that would take too much memory.
+    """
+    weights = [w for w in coupling.graph.weights.values() if coupling.covered(w)]
+    if sum(w.size for w in weights) > _LARGEST:
+        return None
+    out = model.clone()
+    values = {v.name: v for v in [*out.graph.initializers.values(), *[o for n in out.graph for o in n.outputs]]}
+    rng = np.random.default_rng(seed)
+    for weight in weights:
+        value = values[weight.name]
+        array = _drawn(weight, rng, gain)
+        if not weight.filled:
+            dtype = value.dtype or ir.DataType.FLOAT
+            set_constant(value, ir.tensor(array.astype(dtype.numpy()), dtype=dtype))
+            continue
+        name = value.name or ""
+        value.name = f"{name}/filled"
+        made = add_constant(out.graph, name, ir.tensor(array), out.ir_version)
+        value.replace_all_uses_with(made)
+    return out, couple(trace(out, coupling.graph.worlds))
+
+
+def _drawn(weight: Weight, rng: np.random.Generator, gain: float) -> npt.NDArray[np.float32]:
+    if sum(n > 1 for n in weight.shape) < 2:
+        return rng.uniform(0.5, 1.5, weight.shape).astype(np.float32)
+    scale = gain / sqrt(max(prod(weight.shape) / max(weight.shape), 1.0))
+    return rng.standard_normal(weight.shape, dtype=np.float32) * np.float32(scale)
