@@ -48,4 +48,5 @@ def _drawn(weight: Weight, rng: np.random.Generator, gain: float) -> npt.NDArray
     if sum(n > 1 for n in weight.shape) < 2:
         return rng.uniform(0.5, 1.5, weight.shape).astype(np.float32)
     scale = gain / sqrt(max(prod(weight.shape) / max(weight.shape), 1.0))
-    return rng.standard_normal(weight.shape, dtype=np.float32) * np.float32(scale)
+    drawn: npt.NDArray[np.float32] = rng.standard_normal(weight.shape, dtype=np.float32) * np.float32(scale)
+    return drawn

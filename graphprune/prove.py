@@ -67,7 +67,8 @@ def prove(
     """Prove the coupling of a normalised model against the model it was made from.
 
     Where not a single bit of the outputs changes, the weights may be such that nothing could be seen (all one value, a
-    last layer of zeros): then the proof is repeated on a copy with random weights. Raises SessionError if onnxruntime cannot run the dense model.
+    last layer of zeros): then the proof is repeated on a copy with random weights. Raises SessionError if onnxruntime
+    cannot run the dense model.
     """
     proof = _permuted(model, coupling, reference, seed, progress)
     if proof.groups and proof.passed and proof.max_relative_error == 0.0:
