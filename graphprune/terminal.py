@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -148,3 +149,28 @@ def choosing_of(
         "global" if allocation == "global" else "uniform", "auto" if align == "auto" else int(align), floor,
         tuple(include or ()), tuple(exclude or ()),
     )
+
+
+def fail(message: str, code: int) -> int:
+    """Say what went wrong in one line, and as the one JSON object if that was asked for and none was printed."""
+    if "--json" in sys.argv and not Talk.answered:
+        print(json.dumps({"error": message, "exit_code": code}))
+    print(f"graphprune: {message}", file=sys.stderr)
+    return code
+
+
+def unforeseen(error: Exception) -> int:
+    """Tell of a wrong command line, or of a mistake of ours."""
+    told = getattr(error, "format_message", None)
+    if told is not None:
+        if len(sys.argv) < 2:
+            error.show()  # type: ignore[attr-defined]
+            return 2
+        return fail(f"{' '.join(told().split())} (see graphprune --help)", 2)
+    if os.environ.get("GRAPHPRUNE_DEBUG"):
+        raise error
+    if isinstance(error, BrokenPipeError):
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        return 1
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return fail(f"internal error, nothing was written: {said} (GRAPHPRUNE_DEBUG=1 shows where)", 1)
