@@ -364,14 +364,14 @@ def test_deep_nesting_is_followed() -> None:
 
 def test_many_parts_cut_one_slot_off_again_and_again() -> None:
     told: list[tuple[Axis, Axis]] = []
-    axis = top = fresh(800)
-    for _ in range(700):
+    axis = top = fresh(400)
+    for _ in range(350):
         rest = fresh(axis.size - 1)
         told.append((axis, concat(UNIT, rest)))
         axis = rest
     for order in (told, told[::-1]):
         solution = check_sound(same(*order), rounds=1)
-        assert solution.expand(top).size == 800
+        assert solution.expand(top).size == 400
 
 
 def test_one_dim_twice_in_a_product() -> None:
