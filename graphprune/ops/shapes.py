@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from graphprune.axes import Equation, Free, Pin
 from graphprune.ops.registry import AxisRule, Op, Row, pin_all, row
-from graphprune.ops.sizes import Change, FreezeOutput, RefitRule, Shrunk, output_sizes
+from graphprune.ops.sizes import Change, Element, FreezeOutput, RefitRule, Shrunk, output_sizes
 
 Content: TypeAlias = npt.NDArray[Any]
 ContentRule: TypeAlias = Callable[[tuple[int, ...], Mapping[str, Any]], Content]
@@ -53,9 +53,13 @@ def refit_shape(op: Op, now: Shrunk) -> Iterator[Change]:
     axes, dynamic = op.x().axes[start:end], op.x().dynamic[start:end]
     if any(now.changed(a) for a in axes):
         yield FreezeOutput(
-            tuple(None if d else a.size for a, d in zip(axes, dynamic, strict=True)),
-            frozenset(k for k, a in enumerate(axes) if now.changed(a)),
+            tuple(
+                Element(now.size(a), a.size, not d) if now.changed(a) else None
+                for a, d in zip(axes, dynamic, strict=True)
+            ),
+            None if any(dynamic) else tuple(a.size for a in axes),
         )
+
 
 
 def elements_read(
@@ -82,8 +86,10 @@ def axes_kept(
 
 
 def refit_size(op: Op, now: Shrunk) -> Iterator[Change]:
-    if any(now.changed(a) for a in op.x().axes) and not any(op.x().dynamic):
-        yield FreezeOutput((prod(op.x().shape),), frozenset([0]), scalar=True)
+    """A number of elements stays what it was; it is fixed, or its axes are pinned."""
+    x = op.x()
+    if any(now.changed(a) for a in x.axes):
+        yield FreezeOutput((Element(prod(now.shape(x)), prod(x.shape)),), (prod(x.shape),), scalar=True)
 
 
 def size_rule(op: Op) -> Iterator[Equation]:

@@ -50,13 +50,14 @@ class SetInput:
 
 @dataclass(frozen=True, slots=True)
 class FreezeOutput:
-    """Keep the elements of an integer output at what they were before: sizes used as numbers.
+    """Keep an integer output at what it was before: sizes used as numbers.
 
-    `changed` are those that would differ now; None marks elements that depend on the input.
+    `elements` say of each number that differs now what it is (`old`) and what it was (`new`); `whole` is all that it
+    was, where none of it depends on the input.
     """
 
-    elements: tuple[int | None, ...]
-    changed: frozenset[int]
+    elements: tuple[Element | None, ...]
+    whole: tuple[int, ...] | None
     scalar: bool = False
 
 

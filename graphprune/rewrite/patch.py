@@ -42,7 +42,7 @@ class Patcher:
         elif isinstance(change, BecomeReshape):
             self.become_reshape(node, change)
         else:
-            self.freeze(node, op, change)
+            self.freeze(node, change)
 
     def become_reshape(self, node: ir.Node, change: BecomeReshape) -> None:
         node.op_type = change.operator
@@ -85,76 +85,81 @@ class Patcher:
                     new[k] = e.new
             self.set_input(node, change.operand, new)
             return
-        self.correct(node, change.operand, elements)
+        node.replace_input_with(change.operand, self.corrected(node, value, elements))
 
-    def correct(self, node: ir.Node, operand: int, elements: Sequence[Element | None]) -> None:
-        """Put nodes before an input computed at run time: exact elements are overridden, others rescaled."""
-        dtype = self.dtype(node, operand)
+    def corrected(
+        self, near: ir.Node, value: ir.Value | None, elements: Sequence[Element | None], *, scalar: bool = False
+    ) -> ir.Value:
+        """Return a value computed at run time with exact elements overridden and others rescaled.
+
+        The nodes that do it follow the one that makes the value; `near` gives them names.
+        """
+        assert value is not None
+        code = self.worlds.traced.dtypes.get(value.name or "", 0)
+        dtype = ir.DataType(code).numpy() if code else np.int64
+
+        def row(numbers: list[int] | list[bool], kind: npt.DTypeLike) -> ir.Value:
+            return self.constant(near, np.asarray(numbers[0] if scalar else numbers, dtype=kind))
+
         exact = [e is not None and e.exact and self.opset >= _WHERE_SINCE for e in elements]
         if any(exact):
-            mask = self.constant(node, np.asarray(exact))
-            new = self.constant(node, np.asarray([e.new if e else 0 for e in elements], dtype=dtype))
-            self.insert(node, operand, "Where", lambda value: [mask, new, value])
+            new = row([e.new if e else 0 for e in elements], dtype)
+            value = self.made(near, "Where", [row(exact, np.bool_), new, value])
         scaled = [e if e is not None and not x else None for e, x in zip(elements, exact, strict=True)]
         if any(scaled):
             if any(e is not None and e.old == 0 for e in scaled):
-                raise ValidationError(f"{node.op_type} {node.name!r}: a size of zero cannot be rescaled at run time")
-            old = self.constant(node, np.asarray([e.old // _gcd(e) if e else 1 for e in scaled], dtype=dtype))
-            new = self.constant(node, np.asarray([e.new // _gcd(e) if e else 1 for e in scaled], dtype=dtype))
-            self.insert(node, operand, "Div", lambda value: [value, old])
-            self.insert(node, operand, "Mul", lambda value: [value, new])
+                raise ValidationError(f"{near.op_type} {near.name!r}: a size of zero cannot be rescaled at run time")
+            value = self.made(near, "Div", [value, row([e.old // _gcd(e) if e else 1 for e in scaled], dtype)])
+            value = self.made(near, "Mul", [value, row([e.new // _gcd(e) if e else 1 for e in scaled], dtype)])
+        return value
 
-    def insert(self, node: ir.Node, operand: int, op_type: str, inputs: object) -> None:
-        value = node.inputs[operand]
+    def made(self, near: ir.Node, op_type: str, inputs: list[ir.Value]) -> ir.Value:
+        """Put a node where its inputs are known, and return its output."""
         self.count += 1
-        made = ir.node(op_type, inputs(value), name=f"{node.name}/{op_type.lower()}_{self.count}")  # type: ignore[operator]
-        made.outputs[0].name = f"{node.name}/{op_type.lower()}_{self.count}_out"
-        self.graph.insert_before(node, made)
-        node.replace_input_with(operand, made.outputs[0])
+        node = ir.node(op_type, inputs, name=f"{near.name}/{op_type.lower()}_{self.count}")
+        node.outputs[0].name = f"{near.name}/{op_type.lower()}_{self.count}_out"
+        producers = [p for p in (v.producer() for v in inputs) if p is not None and p.inputs]
+        if producers:
+            self.graph.insert_after(producers[0], node)
+        else:
+            self.graph.insert_before(near, node)
+        return node.outputs[0]
 
-    def freeze(self, node: ir.Node, op: Op, change: FreezeOutput) -> None:
+    def freeze(self, node: ir.Node, change: FreezeOutput) -> None:
         """Give the readers of a size the number it was: as a constant where they read nothing else."""
         output = node.outputs[0]
+        changed = {k for k, e in enumerate(change.elements) if e is not None}
+        uses, frozen = list(output.uses()), None
+        for reader, index in uses:
+            if reader.graph is self.graph and index == 0:
+                contents = self._contents(reader)
+                read = elements_read(reader.op_type, self._attributes(reader), contents, len(change.elements))
+                if read is not None and not read & changed:
+                    continue
+                fixed = self._fixed_outputs(reader)
+                if fixed is not None:
+                    for out, content in fixed:
+                        out.replace_all_uses_with(self.constant(reader, content), replace_graph_outputs=False)
+                    continue
+            frozen = frozen or self.frozen(node, output, change)
+            reader.replace_input_with(index, frozen)
         if output.is_graph_output():
-            self.freeze_output(output, change)
-        for reader, index in list(output.uses()):
-            if reader.graph is not self.graph or index != 0:
-                self.freeze_use(reader, index, change)
-                continue
-            read = elements_read(reader.op_type, self._attributes(reader), self._contents(reader), len(change.elements))
-            if read is not None and not read & change.changed:
-                continue
-            fixed = self._fixed_outputs(reader)
-            if fixed is None:
-                self.freeze_use(reader, index, change)
-                continue
-            for out, content in fixed:
-                out.replace_all_uses_with(self.constant(reader, content), replace_graph_outputs=False)
+            self.freeze_output(node, output, change)
 
-    def freeze_output(self, output: ir.Value, change: FreezeOutput) -> None:
+    def frozen(self, node: ir.Node, output: ir.Value, change: FreezeOutput) -> ir.Value:
+        if change.whole is not None:
+            return self.constant(node, np.asarray(change.whole[0] if change.scalar else change.whole, dtype=np.int64))
+        return self.corrected(node, output, change.elements, scalar=change.scalar)
+
+    def freeze_output(self, node: ir.Node, output: ir.Value, change: FreezeOutput) -> None:
         """Let a size that leaves the graph say what it was, under its own name."""
-        name, dtype = output.name, np.int64
-        known = [e is not None for e in change.elements]
-        old = [0 if e is None else e for e in change.elements]
-        producer = output.producer()
-        assert producer is not None
-        mask = self.constant(producer, np.asarray(known[0] if change.scalar else known))
-        was = self.constant(producer, np.asarray(old[0] if change.scalar else old, dtype=dtype))
-        made = ir.node("Where", [mask, was, output], name=f"{producer.name}/where_{self.count}")
-        out = made.outputs[0]
-        out.type, out.shape = output.type, output.shape
-        output.name, out.name = f"{name}/now", name
-        self.graph.insert_after(producer, made)
+        was = self.corrected(node, output, change.elements, scalar=change.scalar)
+        was.type, was.shape = output.type, output.shape
+        name = output.name
+        output.name, was.name = f"{name}/now", name
         for k, value in enumerate(list(self.graph.outputs)):
             if value is output:
-                self.graph.outputs[k] = out
-
-    def freeze_use(self, reader: ir.Node, index: int, change: FreezeOutput) -> None:
-        if all(e is not None for e in change.elements):
-            content = np.asarray(change.elements[0] if change.scalar else change.elements, dtype=np.int64)
-            reader.replace_input_with(index, self.constant(reader, content))
-            return
-        self.correct(reader, index, [None if e is None else Element(e, e) for e in change.elements])
+                self.graph.outputs[k] = was
 
     def _attributes(self, node: ir.Node) -> dict[str, object]:
         return {k: a.value for k, a in node.attributes.items()}
