@@ -130,6 +130,8 @@ def test_the_keys_of_json_are_those_of_prune(tmp_path: Path) -> None:
     record = json.loads(run(tmp_path, "graphprune", "prune", model, *options))
     rows = re.findall(r"^\| (`.*?) \|", README.partition("### JSON")[2].partition("### Plans")[0], re.MULTILINE)
     assert {k for row in rows for k in re.findall(r"`(\w+)`", row)} == set(record)
+    proof = re.search(r"^\| `proof` \| (.*) \|$", README, re.MULTILINE)
+    assert proof is not None and set(re.findall(r"`(\w+)`", proof[1])) == set(record["proof"])
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -4,8 +4,7 @@
 
 Two kinds of block: a residual block (two convolutions, an Add) whose channels all belong to one group for the whole
 length of the network, and a block of attention (four projections, reshapes, transposes, softmax, an Add). If the cost
-is linear, microseconds per node stay where they are while the number of nodes grows. Python's garbage collector, which
-walks all objects again and again, is not: so everything is timed with it and without.
+is linear, microseconds per node stay where they are while the number of nodes grows.
 """
 
 from __future__ import annotations
@@ -94,33 +93,26 @@ KINDS: dict[str, Callable[[int], onnx.ModelProto]] = {"residual": residual, "att
 def measure(kind: str, blocks: int, repeats: int) -> dict[str, Any]:
     """Analyse a model of so many blocks: nodes, groups, and median seconds of tracing and solving and of everything."""
     model = KINDS[kind](blocks)
-    row: dict[str, Any] = {"kind": kind, "blocks": blocks, "nodes": len(model.graph.node)}
-    for collector in (True, False):
-        runs: list[tuple[float, float]] = []
-        for _ in range(repeats):
-            gc.collect()
-            if not collector:
-                gc.disable()
-            began = time.perf_counter()
-            analysis = analyse(model)
-            whole = time.perf_counter() - began
-            gc.enable()
-            runs.append((analysis.seconds["trace"] + analysis.seconds["solve"], whole))
-        row["groups"] = len(analysis.coupling.groups)
-        suffix = "" if collector else " without collector"
-        row[f"core{suffix}"], row[f"whole{suffix}"] = (statistics.median(x) for x in zip(*runs, strict=True))
-    return row
+    runs: list[tuple[float, float]] = []
+    for _ in range(repeats):
+        gc.collect()
+        began = time.perf_counter()
+        analysis = analyse(model)
+        whole = time.perf_counter() - began
+        runs.append((analysis.seconds["trace"] + analysis.seconds["solve"], whole))
+    core, everything = (statistics.median(x) for x in zip(*runs, strict=True))
+    return {
+        "kind": kind, "blocks": blocks, "nodes": len(model.graph.node), "groups": len(analysis.coupling.groups),
+        "core": core, "whole": everything,
+    }  # fmt: skip
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return measurements as Markdown."""
-    head = "| block | nodes | groups | analysis, s | trace + solve, us per node | without garbage collector |"
-    lines = [head, "|---|--:|--:|--:|--:|--:|"]
+    lines = ["| block | nodes | groups | analysis, s | trace + solve, us per node |", "|---|--:|--:|--:|--:|"]
     for r in rows:
-        each = [r[k] / r["nodes"] * 1e6 for k in ("core", "core without collector")]
-        lines.append(
-            f"| {r['kind']} | {r['nodes']} | {r['groups']} | {r['whole']:.3f} | {each[0]:.0f} | {each[1]:.0f} |"
-        )
+        each = r["core"] / r["nodes"] * 1e6
+        lines.append(f"| {r['kind']} | {r['nodes']} | {r['groups']} | {r['whole']:.3f} | {each:.0f} |")
     return "\n".join(lines)
 
 
