@@ -180,6 +180,7 @@ def tensor_bytes(model: ir.Model) -> int:
 
 
 def has_external_data(model: ir.Model) -> bool:
+    """Return whether any weight of a model lies in a file of its own."""
     return any(isinstance(t, ir.ExternalTensor) for graph in model.graphs() for _, t in constants(graph))
 
 

@@ -101,6 +101,7 @@ def looking_of(
     input_shape: list[str] | None, inputs: Path | None, provider: str, threads: int, batch: int | None, seed: int,
     model: Path,
 ) -> Looking:
+    """Read the options that say how a model is looked at and run; raises UsageError."""
     from graphprune.feeds import read_inputs
     from graphprune.inputs import parse_input_shapes
     from graphprune.model import load
@@ -136,6 +137,7 @@ def choosing_of(
     sparsity: float | None, target: list[str] | None, speedup: float | None, criterion: str, aggregate: str,
     normalise: str, allocation: str, align: str, floor: float, include: list[str] | None, exclude: list[str] | None,
 ) -> Choosing:
+    """Read the options that say what goes; raises UsageError."""
     from graphprune.options import Choosing
 
     if sum(x is not None for x in (sparsity, speedup)) + bool(target) != 1:

@@ -70,7 +70,7 @@ def test_session_options_follow_the_runtime(runtime_: Runtime, level: str, spinn
     options = open_session(two_outputs(), runtime_).get_session_options()
     assert options.intra_op_num_threads == runtime_.threads
     assert options.inter_op_num_threads == 1
-    assert options.log_severity_level == 3
+    assert options.log_severity_level == 4
     assert options.graph_optimization_level.name == level
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == spinning
 

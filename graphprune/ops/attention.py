@@ -125,6 +125,7 @@ def rotary(op: Op) -> Iterator[Equation]:
 
 
 def refit_rotary(op: Op, now: Shrunk) -> Iterator[Change]:
+    """The number of heads follows, and the rotated width where it is the whole of a head."""
     if op.attr("num_heads", 0) and "heads" in now.letters:
         yield SetAttribute("num_heads", now.size(now.letters["heads"]))
     if op.attr("rotary_embedding_dim", 0) and "turned" in now.letters:

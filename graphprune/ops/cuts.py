@@ -55,6 +55,7 @@ def _split_size(op: Op, k: int, total: int) -> int:
 
 
 def refit_split(op: Op, now: Shrunk) -> Iterator[Change]:
+    """The sizes of the parts follow; equal parts that are no longer equal are spelled out."""
     axis = normalise_axis(op.attr("axis", 0), op.x().rank)
     if not now.changed(op.x().axes[axis]) or any(y is None for y in op.outputs):
         return
@@ -187,6 +188,7 @@ def pad(op: Op) -> Iterator[Equation]:
 
 
 def refit_pad(op: Op, now: Shrunk) -> Iterator[Change]:
+    """Slots that were added before and after an axis are counted again."""
     x, y = op.x(), op.y()
     before: list[Element | None] = []
     after: list[Element | None] = []

@@ -197,6 +197,7 @@ def one_hot(op: Op) -> Iterator[Equation]:
 
 
 def nms(op: Op) -> Iterator[Equation]:
+    """Boxes are selected by data."""
     yield from pin_all(op, "boxes are selected by data")
 
 

@@ -108,11 +108,13 @@ AXES: tuple[Row[AxisRule], ...] = (row(gemm, "Gemm"), row(matmul, "MatMul"), row
 
 
 def gemm_cost(op: Op, shape: ShapeOf) -> int:
+    """Output elements times the length of the contracted axis."""
     a = shape(op.x())
     return prod(shape(op.y())) * (a[0] if op.attr("transA", 0) else a[1])
 
 
 def matmul_cost(op: Op, shape: ShapeOf) -> int:
+    """Output elements times the length of the contracted axis."""
     return prod(shape(op.y())) * shape(op.x())[-1]
 
 

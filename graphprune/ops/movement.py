@@ -76,6 +76,7 @@ def _plain_shape(op: Op, new: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def transpose(op: Op) -> Iterator[Equation]:
+    """Axes change places."""
     x, y = op.x(), op.y()
     order = op.attr("perm") or list(range(x.rank))[::-1]
     for k, axis in enumerate(order):
@@ -125,6 +126,7 @@ def expand(op: Op) -> Iterator[Equation]:
 
 
 def refit_expand(op: Op, now: Shrunk) -> Iterator[Change]:
+    """Sizes that are repeated to follow; where the input has the size already, a 1 says so."""
     x, y = op.x(), op.y()
     offset = y.rank - x.rank
     shape = op.x(1)
@@ -155,6 +157,7 @@ def tile(op: Op) -> Iterator[Equation]:
 
 
 def refit_tile(op: Op, now: Shrunk) -> Iterator[Change]:
+    """Repeats follow where the repeated axis itself shrank."""
     elements: list[Element | None] = []
     for a, b in zip(op.x().axes, op.y().axes, strict=True):
         old, new = b.size // a.size, now.size(b) // now.size(a)

@@ -44,10 +44,12 @@ def softmax_1(op: Op) -> Iterator[Equation]:
 
 
 def softmax_13(op: Op) -> Iterator[Equation]:
+    """From opset 13, and LpNormalization: over one axis."""
     yield from over(op, {normalise_axis(op.attr("axis", -1), op.x().rank)})
 
 
 def mean_variance(op: Op) -> Iterator[Equation]:
+    """Normalised over the axes that `axes` lists."""
     rank = op.x().rank
     yield from over(op, {normalise_axis(a, rank) for a in op.attr("axes", [0, 2, 3])})
 

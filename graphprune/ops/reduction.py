@@ -86,6 +86,7 @@ def last_two(reason: str) -> Callable[[Op], Iterator[Equation]]:
 
 
 def reverse_sequence(op: Op) -> Iterator[Equation]:
+    """Both the time axis and the samples stay in place: each sample has a length of its own."""
     yield from same_axes(op.x(), op.y())
     yield from pin_axis(op.x(), op.attr("time_axis", 0), "reversed up to each sequence's length")
     yield from pin_axis(op.x(), op.attr("batch_axis", 1), "reversed up to each sequence's length")

@@ -159,6 +159,7 @@ def same_axes(left: Operand, right: Operand, skip: Iterable[int] = ()) -> Iterat
 
 
 def normalise_axis(axis: int, rank: int) -> int:
+    """Return an axis counted from the front."""
     return axis + rank if axis < 0 else axis
 
 

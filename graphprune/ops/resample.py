@@ -66,6 +66,7 @@ def refit_sizes(op: Op, now: Shrunk) -> Iterator[Change]:
 
 
 def depth_to_space(op: Op) -> Iterator[Equation]:
+    """Channels of a block become positions, in the order that `mode` says."""
     yield from (_DCR if op.attr("mode", "DCR") == "DCR" else _CRD)(op)
 
 

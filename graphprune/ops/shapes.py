@@ -24,6 +24,7 @@ def sizes_answered(op: Op) -> Iterator[Equation]:
 
 
 def positions(op: Op) -> Iterator[Equation]:
+    """Values that depend on where they stand: nothing may move."""
     yield from pin_all(op, "values that depend on positions")
 
 
