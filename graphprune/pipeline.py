@@ -140,7 +140,11 @@ def run_plan(
         if checking.run:
             with clock.stage("validate"):
                 verdict = validate(
-                    written, analysis.reference, dense_passes_checker=lambda: _passes(analysis), progress=progress
+                    written,
+                    analysis.reference,
+                    sizes_may_differ=analysis.coupling.graph.worlds.sizes_unknown,
+                    dense_passes_checker=lambda: _passes(analysis),
+                    progress=progress,
                 )
             if not verdict.passed:
                 raise ValidationError(f"the pruned model failed its checks, nothing was written: {verdict.failures}")

@@ -47,6 +47,11 @@ class Worlds:
         """Whether some sizes depend on the content of inputs."""
         return bool(self.traced.open_axes)
 
+    @property
+    def sizes_unknown(self) -> bool:
+        """Whether sizes depend on the content of inputs, or may, because no rule tells them."""
+        return bool(self.traced.open_axes or self.traced.conflicts or self.natural.conflicts)
+
 
 def real_inputs(model: ir.Model) -> list[ir.Value]:
     """Return the inputs that a caller must give: not those with a default among the initializers."""

@@ -94,6 +94,32 @@ def test_other_outputs_are_told(tmp_path: Path) -> None:
     assert "y is float64" in failed(put(tmp_path / "b.onnx", cast), reference(cnn()))["same outputs"]
 
 
+def test_sizes_may_differ_only_where_they_depend_on_data(tmp_path: Path) -> None:
+    longer = cnn()
+    last = longer.graph.node[-1]
+    last.output[0] = "one"
+    longer.graph.node.append(helper.make_node("Concat", ["one", "one"], ["y"], axis=0))
+    path = put(tmp_path / "a.onnx", longer)
+    assert "sizes differ" in failed(path, reference(cnn()))["same outputs"]
+    assert validate(path, reference(cnn()), sizes_may_differ=True).passed
+
+
+def test_optimisation_levels_that_disagree_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, dense = put(tmp_path / "a.onnx", cnn()), reference(cnn())
+    assert dense.noise < 1e-4
+    right = Reference.open
+
+    def misled(self: Reference, model: Any, optimise: bool) -> Any:
+        if optimise and isinstance(model, Path):
+            other = cnn()
+            other.graph.initializer[4].CopyFrom(tensor("w3", -rand(5, 48)))
+            return right(self, put(tmp_path / "b.onnx", other), optimise)
+        return right(self, model, optimise)
+
+    monkeypatch.setattr(Reference, "open", misled)
+    assert "optimiser" in failed(path, dense)["both levels agree"]
+
+
 def test_models_that_do_not_run_are_told(tmp_path: Path) -> None:
     broken = cnn()
     broken.graph.initializer[2].CopyFrom(tensor("w2", rand(48, 31, 3, 3)))
