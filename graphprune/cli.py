@@ -210,6 +210,9 @@ def prune(
             decided = make_plan(analysis, choosing, progress)
         result = run_plan(analysis, decided, Checking(run, prove, timing, seconds), target_path, progress)
     talk.show({**result.report, "output": str(target_path)}, text.print_prune, str(target_path), verbose)
+    measured = result.report["speedup"]
+    if speedup is not None and measured is not None and measured < speedup * 0.95:
+        talk.warn(f"asked for {speedup:g}x, but the written model measured {measured:.2f}x: is the machine busy?")
 
 
 def _runnable(analysis: Analysis, run: bool) -> Analysis:

@@ -74,6 +74,11 @@ class Talk:
             task = bar.add_task("loading", total=None)
             yield lambda text: bar.update(task, description=text)
 
+    def warn(self, message: str) -> None:
+        """Say something to a person on standard error."""
+        if not self.quiet:
+            print(f"graphprune: {message}", file=sys.stderr)
+
     def show(self, record: dict[str, Any], printer: Callable[..., None], *args: Any) -> None:
         """Print a record, as JSON or by a table printer."""
         if self.as_json:

@@ -175,3 +175,14 @@ def test_as_a_module(net: Path, tmp_path: Path) -> None:
     assert run.returncode == 0 and json.loads(run.stdout)["groups"] and not run.stderr
     assert cli("--help").code == 0 and "prune" in cli("--help").out and cli("prune", "--help").code == 0
     assert cli().code == 2
+
+
+def test_a_speedup_that_the_written_model_does_not_have_is_told(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from graphprune import pipeline
+
+    plan_of = pipeline.make_plan
+    monkeypatch.setattr(pipeline, "make_plan", lambda a, choosing, p: plan_of(a, pipeline.Choosing(sparsity=0.1), p))
+    out = net.with_name("out.onnx")
+    ran = cli("prune", net, "--speedup", 50, "-o", out, "--seconds", 0.1, "--no-prove")
+    assert ran.code == 0 and "asked for 50x" in ran.err
+    assert "asked for" not in cli("prune", net, "--speedup", 50, "-o", out, "--no-time", "--no-prove").err
