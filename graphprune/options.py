@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -57,3 +57,44 @@ class Checking:
     prove: bool = True
     time: bool = True
     seconds: float = 2.0
+
+
+def parse_targets(texts: Iterable[str]) -> dict[str, float]:
+    """Read `macs=0.5` and the like; raises UsageError.
+
+    >>> parse_targets(["macs=0.5"])
+    {'macs': 0.5}
+    """
+    out = {}
+    for text in texts:
+        kind, _, number = text.partition("=")
+        try:
+            fraction = float(number)
+        except ValueError:
+            raise UsageError(f"target {text!r} is not of the form macs=0.5") from None
+        if kind not in ("macs", "params", "bytes"):
+            raise UsageError(f"target {text!r}: {kind!r} is not one of macs, params, bytes")
+        if not 0 < fraction <= 1:
+            raise UsageError(f"target {text!r}: {number} is not a fraction to keep, in (0, 1]")
+        out[kind] = fraction
+    return out
+
+
+def spelled(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of the Python function as fields of the classes above; accepts the command line's spellings.
+
+    >>> spelled({"target": "macs=0.5", "threads": 2, "exclude": "*/Add"})["exclude"]
+    ('*/Add',)
+    """
+    out = dict(options)
+    target = out.pop("target", None)
+    if target is not None:
+        texts = [target] if isinstance(target, str) else target
+        given = target if isinstance(target, Mapping) else parse_targets(texts)
+        out["targets"] = parse_targets(f"{kind}={fraction}" for kind, fraction in given.items())
+    if out.keys() & {"provider", "threads"}:
+        out["runtime"] = Runtime(**{k: out.pop(k) for k in ("provider", "threads") if k in out})
+    for name in ("include", "exclude", "allow_io"):
+        if name in out:
+            out[name] = (out[name],) if isinstance(out[name], str) else tuple(out[name])
+    return out

@@ -30,7 +30,7 @@ from graphprune.model import (
     tensor_bytes,
     write_into,
 )
-from graphprune.options import Checking, Choosing, Looking
+from graphprune.options import Checking, Choosing, Looking, spelled
 from graphprune.output import MARK, guard_data, workspace
 from graphprune.plan import PruningPlan
 from graphprune.prove import Proof, prove
@@ -211,7 +211,7 @@ def prune(
     sparsity: float | None = None,
     *,
     output: str | os.PathLike[str] | None = None,
-    plan: PruningPlan | None = None,
+    plan: PruningPlan | str | os.PathLike[str] | None = None,
     choosing: Choosing | None = None,
     looking: Looking | None = None,
     checking: Checking | None = None,
@@ -225,22 +225,23 @@ def prune(
     >>> result.save("pruned.onnx")                                # doctest: +SKIP
 
     `model` is a path, ModelProto, onnx_ir Model or graphsurgeon Graph and is not changed. `sparsity` is the fraction
-    removed, in [0, 1); `target` maps `macs`, `params` or `bytes` to the fraction kept; `speedup` is measured latency.
-    Other options are the fields of `Choosing` (criterion, allocation, align, floor, include, exclude ...), `Looking`
-    (input_shapes, inputs, runtime ...) and `Checking` (run, prove, time). Raises a GraphPruneError.
+    removed, in [0, 1); `target` maps `macs`, `params` or `bytes` to the fraction kept; `speedup` is measured latency;
+    `plan` is a plan or its file. Other options are the fields of `Choosing` (criterion, allocation, align, floor,
+    include, exclude ...), `Looking` (input_shapes, inputs, batch ...) and `Checking` (run, prove, time), `provider` and
+    `threads`. Raises a GraphPruneError.
     """
-    target = options.pop("target", None)
+    options = spelled(options)
     groups = {cls: {k: options.pop(k) for k in list(options) if k in cls.__dataclass_fields__} for cls in _OPTIONS}
     if options:
         raise UsageError(f"prune() has no option {next(iter(options))!r}")
-    if target is not None:
-        groups[Choosing]["targets"] = dict(target)
     if sparsity is not None:
         groups[Choosing]["sparsity"] = sparsity
     chosen = _with(choosing or Choosing(), groups[Choosing])
     analysis = analyse(model, _with(looking or Looking(), groups[Looking]), progress)
     if plan is None:
         plan = make_plan(analysis, chosen, progress)
+    elif not isinstance(plan, PruningPlan):
+        plan = PruningPlan.load(plan)
     where = Path(output) if output is not None else None
     return run_plan(analysis, plan, _with(checking or Checking(), groups[Checking]), where, progress)
 

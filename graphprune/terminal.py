@@ -117,33 +117,12 @@ def looking_of(
     return Looking(parse_input_shapes(input_shape or []), arrays, batch, (), Runtime(provider, threads), seed)
 
 
-def parse_targets(texts: list[str]) -> dict[str, float]:
-    """Read `macs=0.5` and the like; raises UsageError.
-
-    >>> parse_targets(["macs=0.5"])
-    {'macs': 0.5}
-    """
-    out = {}
-    for text in texts:
-        kind, _, number = text.partition("=")
-        try:
-            fraction = float(number)
-        except ValueError:
-            raise UsageError(f"target {text!r} is not of the form macs=0.5") from None
-        if kind not in ("macs", "params", "bytes"):
-            raise UsageError(f"target {text!r}: {kind!r} is not one of macs, params, bytes")
-        if not 0 < fraction <= 1:
-            raise UsageError(f"target {text!r}: {number} is not a fraction to keep, in (0, 1]")
-        out[kind] = fraction
-    return out
-
-
 def choosing_of(
     sparsity: float | None, target: list[str] | None, speedup: float | None, criterion: str, aggregate: str,
     normalise: str, allocation: str, align: str, floor: float, include: list[str] | None, exclude: list[str] | None,
 ) -> Choosing:
     """Read the options that say what goes; raises UsageError."""
-    from graphprune.options import Choosing
+    from graphprune.options import Choosing, parse_targets
 
     if sum(x is not None for x in (sparsity, speedup)) + bool(target) != 1:
         raise UsageError("say how much to prune by one of --sparsity, --target, --speedup or --plan")

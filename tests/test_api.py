@@ -97,3 +97,17 @@ def test_inputs_are_used_as_given() -> None:
     analysis = graphprune.analyse(cnn(), graphprune.Looking(inputs=given))
     assert len(analysis.reference.feeds) == 1 and analysis.reference.feeds[0]["x"] is given["x"]
     assert analysis.assumed == ()
+
+
+def test_options_may_be_spelled_as_on_the_command_line(tmp_path: Path) -> None:
+    fast = {"prove": False, "time": False, "align": 1}
+    by_text = graphprune.prune(cnn(), target="macs=0.5", threads=2, exclude="w3", **fast)
+    by_fields = graphprune.prune(
+        cnn(), target={"macs": 0.5}, runtime=graphprune.Runtime(threads=2), exclude=("w3",), **fast
+    )
+    assert by_text.plan.keep == by_fields.plan.keep
+    by_text.plan.save(tmp_path / "plan.json")
+    again = graphprune.prune(cnn(), plan=tmp_path / "plan.json", prove=False, time=False)
+    assert again.plan.keep == by_text.plan.keep
+    with pytest.raises(graphprune.GraphPruneError, match="macs, params, bytes"):
+        graphprune.prune(cnn(), target={"flops": 0.5})
