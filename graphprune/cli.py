@@ -165,6 +165,7 @@ def plan(
         decided.save(output)
     record = prune_record(analysis, decided, after, Findings(), analysis.seconds)
     talk.show(record, text.print_plan, verbose)
+    talk.warn_if_whole(decided.keep)
 
 
 @app.command()
@@ -210,6 +211,7 @@ def prune(
             decided = make_plan(analysis, choosing, progress)
         result = run_plan(analysis, decided, Checking(run, prove, timing, seconds), target_path, progress)
     talk.show({**result.report, "output": str(target_path)}, text.print_prune, str(target_path), verbose)
+    talk.warn_if_whole(decided.keep)
     measured = result.report["speedup"]
     if speedup is not None and measured is not None and measured < speedup * 0.95:
         talk.warn(f"asked for {speedup:g}x, but the written model measured {measured:.2f}x: is the machine busy?")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -78,6 +78,11 @@ class Talk:
         """Say something to a person on standard error."""
         if not self.quiet:
             print(f"graphprune: {message}", file=sys.stderr)
+
+    def warn_if_whole(self, keep: Mapping[str, object]) -> None:
+        """Say so if a plan removes nothing."""
+        if not keep:
+            self.warn("nothing is removed: alignment and floor leave every group whole; --align 1 allows any count")
 
     def show(self, record: dict[str, Any], printer: Callable[..., None], *args: Any) -> None:
         """Print a record, as JSON or by a table printer."""

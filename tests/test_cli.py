@@ -186,3 +186,10 @@ def test_a_speedup_that_the_written_model_does_not_have_is_told(net: Path, monke
     ran = cli("prune", net, "--speedup", 50, "-o", out, "--seconds", 0.1, "--no-prove")
     assert ran.code == 0 and "asked for 50x" in ran.err
     assert "asked for" not in cli("prune", net, "--speedup", 50, "-o", out, "--no-time", "--no-prove").err
+
+
+def test_that_nothing_is_removed_is_told(net: Path) -> None:
+    words = "nothing is removed"
+    assert words in cli("plan", net, "--sparsity", 0.01).err
+    assert words in cli("prune", net, "--sparsity", 0.01, "-o", net.with_name("out.onnx"), *FAST).err
+    assert words not in cli("plan", net, "--sparsity", 0.5, "--align", 1).err
