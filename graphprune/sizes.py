@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import TypeAlias
 
 import onnx_ir as ir
@@ -22,6 +23,7 @@ Shapes: TypeAlias = "dict[str, tuple[int, ...]]"
 Symbols: TypeAlias = "dict[str, tuple[int | str, ...]]"
 _PRIMES = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67)
 _OTHER_PRIMES = 2003
+_LARGEST = 20_000_000  # elements of an input that is made up
 _SPATIAL = (96, 160, 128, 192)
 _BATCH = re.compile(r"batch|^n$|^b$|^bs$|^nt$|^ni$|num_samples|^unk__|^0$", re.I)
 _PAST = re.compile(r"past|cache|history", re.I)
@@ -104,7 +106,7 @@ def choose(
     if any(isinstance(n, str) for sizes in symbols.values() for n in sizes):
         candidates = [*_traced(symbols, 0), *_traced(symbols, 1), *_scaled(symbols, shapes_n)]
         traced = [c for c in candidates if not _collides(symbols, c, shapes_n)] or candidates
-        shapes_t, world_t, _ = _best(model, traced, observe)
+        shapes_t, world_t, _ = _best(model, traced, observe, world_n)
     else:
         shapes_t, world_t = shapes_n, world_n
     if world_n.open_axes:
@@ -116,10 +118,11 @@ Observer: TypeAlias = Callable[[ir.Model, Shapes, World], Observed]
 
 
 def _best(
-    model: ir.Model, candidates: list[Shapes], observe: Observer | None
+    model: ir.Model, candidates: list[Shapes], observe: Observer | None, other: World | None = None
 ) -> tuple[Shapes, World, Observed]:
-    """Return the first candidate that no operator objects to, else the one with the fewest objections."""
+    """Return the first candidate that no operator objects to and that leaves no axis thin, else the nearest to it."""
     best: tuple[Shapes, World, Observed] | None = None
+    fewest = (0, 0)
     tried: list[Shapes] = []
     for shapes in candidates:
         if shapes in tried:
@@ -130,12 +133,25 @@ def _best(
             seen = observe(model, shapes, world)
             if seen:
                 return shapes, infer(model, shapes, observed=seen), seen
-        if best is None or len(world.conflicts) < len(best[1].conflicts):
-            best = shapes, world, {}
-        if not world.conflicts:
+        faults = len(world.conflicts), len(thin(world, other)) if other is not None else 0
+        if best is None or faults < fewest:
+            best, fewest = (shapes, world, {}), faults
+        if fewest == (0, 0):
             break
     assert best is not None
     return best
+
+
+def thin(world: World, other: World) -> set[str]:
+    """Return values with an axis that depends on the input and has size 0 or 1 here.
+
+    Such an axis could be broadcast, squeezed or dropped here and be an axis like any other elsewhere.
+    """
+    return {
+        name
+        for name, shape in world.shapes.items()
+        if any(n <= 1 and n != m for n, m in zip(shape, other.shapes.get(name, shape), strict=False))
+    }
 
 
 def _assign(symbols: Symbols, size_of: Callable[[str, str, int, int], int]) -> Shapes:
@@ -178,13 +194,15 @@ def alternatives(model: ir.Model, natural: Shapes) -> Iterator[Shapes]:
     """Yield other input sizes to try where the model does not run at the natural ones: larger, then smaller."""
     symbols = input_symbols(model)
     for factor in (4, 16, 32, 64, 1000, 0.5, 0.25):
-        yield {
+        sizes = {
             name: tuple(
                 max(int(n * factor), 1) if isinstance(s, str) and k and not _BATCH.search(s) else n
                 for k, (s, n) in enumerate(zip(symbols[name] or shape, shape, strict=True))
             )
             for name, shape in natural.items()
         }
+        if all(prod(shape) <= _LARGEST for shape in sizes.values()):
+            yield sizes
 
 
 def is_spatial(symbols: Symbols, name: str, axis: int) -> bool:

@@ -20,7 +20,7 @@ from graphprune.axes.equations import Free, Letter
 from graphprune.model import constant_of
 from graphprune.ops import AXES, Op, Operand
 from graphprune.ops.shapes import is_filled
-from graphprune.sizes import Worlds, real_inputs
+from graphprune.sizes import Worlds, real_inputs, thin
 
 _FLOATS = frozenset(
     [ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE]
@@ -76,6 +76,7 @@ class _Tracer:
     def __init__(self, model: ir.Model, worlds: Worlds) -> None:
         self.model = model
         self.worlds = worlds
+        self.thin = thin(worlds.traced, worlds.natural)
         self.values: dict[str, Operand] = {}
         self.constants: dict[str, Operand] = {}
         self.weights: dict[str, Weight] = {}
@@ -125,7 +126,7 @@ class _Tracer:
     def _make(self, name: str) -> Operand:
         traced, natural = self.worlds.traced, self.worlds.natural
         shape = traced.shapes.get(name)
-        if shape is None:
+        if shape is None or name in self.thin:
             return Operand(name, (), (), (), rank_known=False)
         other = natural.shapes.get(name, ())
         if len(other) != len(shape):

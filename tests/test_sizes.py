@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 from small import FLOAT, cnn, model, rand, tensor
 
 from graphprune.errors import UsageError
-from graphprune.sizes import Worlds, alternatives, choose, input_symbols, real_inputs
+from graphprune.groups import couple
+from graphprune.model import load
+from graphprune.normalize import normalize
+from graphprune.shapes import infer
+from graphprune.sizes import Worlds, alternatives, choose, input_symbols, real_inputs, thin
+from graphprune.trace import trace
 
 
 def worlds(inputs: list[tuple[str, int, Any]], **given: Any) -> Worlds:
@@ -79,3 +85,45 @@ def test_alternatives_are_new_and_keep_what_is_fixed() -> None:
     held = ir.from_proto(model([helper.make_node("Relu", ["x"], ["y"])], [], *sides))
     found = list(alternatives(held, {"x": (1, 16, 8)}))
     assert found and all(s["x"][0] == 1 and s["x"][2] == 8 and s["x"][1] != 16 for s in found)
+
+
+def test_traced_sizes_leave_no_open_axis_thin() -> None:
+    """Five strides of two make a small prime one position, which could be broadcast or squeezed away."""
+    nodes, weights, value = [], [], "x"
+    for k in range(5):
+        weights.append(tensor(f"w{k}", rand(8, 3 if k == 0 else 8, 3, 3)))
+        nodes.append(helper.make_node("Conv", [value, f"w{k}"], [f"y{k}"], strides=[2, 2], pads=[1, 1, 1, 1]))
+        value = f"y{k}"
+    proto = model(nodes, weights, [("x", FLOAT, ["b", 3, "h", "w"])], [(value, FLOAT, ["b", 8, "p", "q"])])
+    worlds = choose(normalize(load(proto)))
+    assert not worlds.traced.conflicts and not thin(worlds.traced, worlds.natural)
+    assert min(worlds.traced.shapes[value]) > 1
+
+
+def test_an_axis_that_is_thin_after_all_pins_what_it_touches() -> None:
+    """With one position left by the kernel a weight of five looks broadcast, which it is not at other sizes."""
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["h"]),
+        helper.make_node("Mul", ["h", "m"], ["t"]),
+        helper.make_node("MatMul", ["t", "v"], ["y"]),
+    ]
+    weights = [tensor("a", rand(4, 3, 5)), tensor("m", rand(4, 5)), tensor("v", rand(5, 2))]
+    proto = model(nodes, weights, [("x", FLOAT, ["b", 3, "n"])], [("y", FLOAT, ["b", 4, 2])])
+    net = normalize(load(proto))
+
+    def free(traced: int) -> set[str]:
+        sizes = {"x": (3, 3, traced)}, {"x": (1, 3, 9)}
+        looked = Worlds(*sizes, infer(net, sizes[0]), infer(net, sizes[1]))
+        return {f"{o.initializer}:{o.axis}" for g in couple(trace(net, looked)).groups for o in g.occurrences}
+
+    assert "m:1" not in free(5), "thin: pinned"
+    assert free(9) == set(), "outputs and positions are pinned as ever"
+
+
+def test_made_up_inputs_stay_small() -> None:
+    proto = cnn()
+    del proto.graph.input[0].type.tensor_type.shape.dim[2:]
+    for name in ("h", "w"):
+        proto.graph.input[0].type.tensor_type.shape.dim.add().dim_param = name
+    found = list(alternatives(normalize(load(proto)), {"x": (1, 3, 224, 224)}))
+    assert found and max(np.prod(s["x"]) for s in found) <= 20_000_000
