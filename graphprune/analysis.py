@@ -72,14 +72,17 @@ class Analysis:
         return (*[f"input {said}" for said in self._feeds[1]], *remarks)
 
     @cached_property
+    def _bounds(self) -> dict[str, int]:
+        return feeding.index_bounds(self.coupling.graph.ops)
+
+    @cached_property
     def _feeds(self) -> tuple[tuple[feeding.Feeds, ...], tuple[str, ...]]:
         worlds = self.coupling.graph.worlds
-        bounds = feeding.index_bounds(self.coupling.graph.ops)
         given = self.looking.inputs
-        natural, said = feeding.make(self.model, worlds.natural_inputs, bounds, given, self.looking.seed)
+        natural, said = feeding.make(self.model, worlds.natural_inputs, self._bounds, given, self.looking.seed)
         if not worlds.has_dynamic or given:
             return (natural,), said
-        traced, _ = feeding.make(self.model, worlds.traced_inputs, bounds, {}, self.looking.seed)
+        traced, _ = feeding.make(self.model, worlds.traced_inputs, self._bounds, {}, self.looking.seed)
         return (natural, traced), said
 
     @property
@@ -101,8 +104,7 @@ class Analysis:
                     yield self._made([shapes], self.looking.seed)
 
     def _made(self, sizes: list[Shapes], seed: int) -> tuple[feeding.Feeds, ...]:
-        bounds = feeding.index_bounds(self.coupling.graph.ops)
-        return tuple(feeding.make(self.model, shapes, bounds, {}, seed)[0] for shapes in sizes)
+        return tuple(feeding.make(self.model, shapes, self._bounds, {}, seed)[0] for shapes in sizes)
 
     @cached_property
     def calmest(self) -> Reference:

@@ -128,10 +128,7 @@ def prove(
 
     talk.show(record, show)
     if not proof.passed:
-        raise ValidationError(
-            f"the permutation proof failed: relative error {proof.max_relative_error:.1e} in {proof.worst_output!r}; "
-            f"wrong groups: {', '.join(proof.culprits) or 'not found alone'}"
-        )
+        raise ValidationError(proof.failure)
 
 
 @app.command()

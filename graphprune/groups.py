@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -177,9 +177,3 @@ def axis_text(coupling: Coupling, axis: Axis) -> str:
     """Return an axis in einops notation with the sizes of its dims, pinned ones in brackets."""
     pins = coupling.solution.pins
     return show(coupling.expand(axis), lambda d: f"[{d.size}]" if d in pins else str(d.size))
-
-
-def weights_of(coupling: Coupling, dim: Dim) -> Iterator[tuple[Weight, int]]:
-    """Yield (weight, axis) for every place of a dim."""
-    for o in coupling.dims[dim].occurrences:
-        yield coupling.graph.weights[o.initializer], o.axis

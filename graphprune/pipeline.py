@@ -180,11 +180,7 @@ def _passes(analysis: Analysis) -> bool:
 def require(proof: Proof) -> None:
     """Raise ValidationError if a proof failed, naming the groups."""
     if not proof.passed:
-        raise ValidationError(
-            f"the permutation proof failed (relative error {proof.max_relative_error:.1e} above {proof.tolerance:.0e} "
-            f"in output {proof.worst_output!r}); wrong groups: {', '.join(proof.culprits) or 'not found alone'}; "
-            "nothing was written; prune without them by --exclude"
-        )
+        raise ValidationError(f"{proof.failure}; nothing was written; prune without them by --exclude")
 
 
 def _time(analysis: Analysis, written: Path, seconds: float) -> Comparison:

@@ -45,6 +45,14 @@ class Proof:
     worst_output: str = ""
     random_weights: bool = False
 
+    @property
+    def failure(self) -> str:
+        """What is told of a proof that failed: how far off, in which output, by which groups."""
+        return (
+            f"the permutation proof failed (relative error {self.max_relative_error:.1e} above {self.tolerance:.0e} "
+            f"in output {self.worst_output!r}); wrong groups: {', '.join(self.culprits) or 'not found alone'}"
+        )
+
 
 def permutations(groups: Sequence[ChannelGroup], seed: int) -> dict[Dim, npt.NDArray[np.int64]]:
     """Return a random order for every group's dim that moves something."""

@@ -10,7 +10,7 @@ Laws (see tests/properties): Sum and Product are associative, size 1 is the unit
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import TypeAlias
 
@@ -134,12 +134,6 @@ def leaves(axis: Axis) -> Iterator[Dim]:
     else:
         for p in axis.parts:
             yield from leaves(p)
-
-
-def all_leaves(axes: Iterable[Axis]) -> Iterator[Dim]:
-    """Yield the dims of many axes in order."""
-    for axis in axes:
-        yield from leaves(axis)
 
 
 def slots(axis: Axis, chosen: Mapping[Dim, npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
