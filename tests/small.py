@@ -20,6 +20,10 @@ from onnx import TensorProto, helper, numpy_helper
 FLOAT = TensorProto.FLOAT
 
 
+FAST = ("--no-prove", "--no-time")
+"""Options of `prune` for tests of other things."""
+
+
 def tensor(name: str, array: Any, code: int = FLOAT) -> onnx.TensorProto:
     """Return a tensor of any float type, bfloat16 included."""
     import onnx_ir as ir

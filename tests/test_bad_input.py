@@ -16,6 +16,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from small import (
+    FAST,
     FLOAT,
     array_of,
     cli,
@@ -30,16 +31,6 @@ from small import (
     refused,
     tensor,
 )
-
-FAST = ("--no-prove", "--no-time")
-
-
-@pytest.fixture
-def net(tmp_path: Path) -> Path:
-    path = tmp_path / "net.onnx"
-    path.write_bytes(cnn().SerializeToString())
-    return path
-
 
 COMMANDS = [("inspect",), ("prove",), ("prune", "--sparsity", 0.5), ("plan", "--sparsity", 0.5), ("bench",)]
 

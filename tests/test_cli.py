@@ -11,21 +11,12 @@ import numpy as np
 import onnx
 import pytest
 from small import (
+    FAST,
     cli,
-    cnn,
     record,
     refused,
     shapes_of,
 )
-
-FAST = ("--no-prove", "--no-time")
-
-
-@pytest.fixture
-def net(tmp_path: Path) -> Path:
-    path = tmp_path / "net.onnx"
-    path.write_bytes(cnn().SerializeToString())
-    return path
 
 
 def test_inspect(net: Path) -> None:

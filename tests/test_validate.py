@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import helper
-from small import FLOAT, cli, cnn, mlp, model, put, rand, refused, tensor
+from small import FAST, FLOAT, cli, cnn, mlp, model, put, rand, refused, tensor
 
 import graphprune
 from graphprune.axes import Free, Same
@@ -21,8 +21,6 @@ from graphprune.ops import AXES
 from graphprune.prove import prove
 from graphprune.reference import Reference, usable
 from graphprune.validate import check_file, validate
-
-FAST = ("--no-prove", "--no-time")
 
 
 def wrong_concat(op: Any) -> Any:
