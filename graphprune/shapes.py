@@ -18,7 +18,8 @@ import onnx.defs
 import onnx_ir as ir
 
 from graphprune.model import constant_of
-from graphprune.ops import CONTENTS, LIKE_FIRST, RANDOM
+from graphprune.ops import CONTENTS, RANDOM, SHAPES, ShapeRule
+from graphprune.ops.inference import Answer, Question, Seen
 from graphprune.ops.shapes import axes_kept
 
 Content = npt.NDArray[Any]
@@ -94,7 +95,7 @@ class _Walk:
         self.opsets = dict(model.graph.opset_imports)
         self.ir_version = model.ir_version
         self.opset_protos = [onnx.helper.make_opsetid(d, v) for d, v in self.opsets.items()]
-        self.answers: dict[tuple[Any, ...], list[tuple[int, tuple[int | None, ...] | None] | None] | None] = {}
+        self.answers: dict[tuple[Any, ...], list[Answer] | None] = {}
 
     def visit(self, node: ir.Node) -> None:
         outputs = [o for o in node.outputs if o.name]
@@ -107,7 +108,7 @@ class _Walk:
                 self.record(node, out, answer[i] if answer is not None and i < len(answer) else None)
         self.evaluate(node, version)
 
-    def record(self, node: ir.Node, out: ir.Value, answer: tuple[int, tuple[int | None, ...] | None] | None) -> None:
+    def record(self, node: ir.Node, out: ir.Value, answer: Answer) -> None:
         name = out.name or ""
         dtype, shape = answer if answer is not None else (0, None)
         if shape is None and out.shape is not None:
@@ -124,7 +125,7 @@ class _Walk:
             self.world.open_axes[name] = tuple(n is None for n in shape)
         self.world.shapes[name] = tuple(next(self.primes) if n is None else n for n in shape)
 
-    def ask(self, node: ir.Node, version: int) -> list[tuple[int, tuple[int | None, ...] | None] | None] | None:
+    def ask(self, node: ir.Node, version: int) -> list[Answer] | None:
         """Return (type, sizes) of each output as onnx's inference tells, None where it cannot."""
         names = [v.name if v is not None else "" for v in node.inputs]
         known = [self.world.contents.get(n or "") for n in names]
@@ -138,13 +139,11 @@ class _Walk:
             self.answers[key] = self.infer_node(node, version, small)
         return self.answers[key]
 
-    def infer_node(
-        self, node: ir.Node, version: int, known: list[Content | None]
-    ) -> list[tuple[int, tuple[int | None, ...] | None] | None] | None:
+    def infer_node(self, node: ir.Node, version: int, known: list[Content | None]) -> list[Answer] | None:
         domain = "" if node.domain == "ai.onnx" else node.domain
-        if node.op_type in LIKE_FIRST and not domain:
-            first = (node.inputs[0].name or "") if node.inputs[0] is not None else ""
-            return [(self.world.dtypes.get(first, 0), self.world.shapes.get(first))]
+        rule = SHAPES.get(domain, node.op_type, version)
+        if rule is not None:
+            return self.own_answer(rule, node, known)
         try:
             schema = onnx.defs.get_schema(node.op_type, version, domain)
         except Exception:
@@ -173,9 +172,21 @@ class _Walk:
         answers = [_read_type(got.get(f"o{i}")) for i in range(len(node.outputs))]
         return [self.complete(node, answers[0]), *answers[1:]]
 
-    def complete(
-        self, node: ir.Node, answer: tuple[int, tuple[int | None, ...] | None] | None
-    ) -> tuple[int, tuple[int | None, ...] | None] | None:
+    def own_answer(self, rule: ShapeRule, node: ir.Node, known: list[Content | None]) -> list[Answer] | None:
+        """Ask the table of shapes; a rule that does not fit the node is a conflict."""
+        world = self.world
+        inputs = tuple(
+            Seen(world.dtypes.get(v.name, 0), world.shapes.get(v.name), content) if v is not None and v.name else None
+            for v, content in zip(node.inputs, known, strict=True)
+        )
+        attributes = {k: a.value for k, a in node.attributes.items()}
+        try:
+            return rule(Question(inputs, attributes, len(node.outputs)))
+        except (AssertionError, IndexError, KeyError, TypeError, ValueError) as error:
+            world.conflicts.append(f"{node.op_type} {node.name!r}: its sizes do not fit ({type(error).__name__})")
+            return None
+
+    def complete(self, node: ir.Node, answer: Answer) -> Answer:
         """Fill in sizes that a node with parameters of unknown content passes on."""
         first = self.world.shapes.get((node.inputs[0].name or "") if node.inputs and node.inputs[0] is not None else "")
         if answer is None or answer[1] is None or first is None or len(first) != len(answer[1]):
@@ -271,7 +282,7 @@ def _tensor_proto(content: Content, dtype: int) -> onnx.TensorProto:
     return tensor
 
 
-def _read_type(proto: onnx.TypeProto | None) -> tuple[int, tuple[int | None, ...] | None] | None:
+def _read_type(proto: onnx.TypeProto | None) -> Answer:
     if proto is None or not proto.HasField("tensor_type"):
         return None
     tensor = proto.tensor_type

@@ -2,7 +2,7 @@
 
 `AXES`: which axes are the same, and which may not change. `REFITS`: which attributes and integer inputs
 follow a size. `BOUNDS`: below which number indices must lie. `COSTS`: multiply-accumulates. `CONTENTS`: which contents
-shapes alone tell.
+shapes alone tell. `SHAPES`: type and sizes of outputs where onnx has no answer.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from graphprune.ops import (
     cuts,
     elementwise,
     gather,
+    inference,
     matmul,
     movement,
     normalization,
@@ -21,8 +22,9 @@ from graphprune.ops import (
     shapes,
 )
 from graphprune.ops.gather import CARRIERS, BoundRule
+from graphprune.ops.inference import ShapeRule
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Table
-from graphprune.ops.shapes import LIKE_FIRST, RANDOM, ContentRule
+from graphprune.ops.shapes import RANDOM, ContentRule
 from graphprune.ops.sizes import RefitRule
 
 AXES: Table[AxisRule] = Table(
@@ -57,6 +59,7 @@ REFITS: Table[RefitRule] = Table(
 BOUNDS: Table[BoundRule] = Table("bounds", [*gather.BOUNDS])
 COSTS: Table[CostRule] = Table("costs", [*conv.COSTS, *matmul.COSTS, *attention.COSTS])
 CONTENTS: Table[ContentRule] = Table("contents", [*shapes.CONTENTS])
+SHAPES: Table[ShapeRule] = Table("shapes", [*inference.SHAPES])
 
 __all__ = [
     "AXES",
@@ -64,13 +67,14 @@ __all__ = [
     "CARRIERS",
     "CONTENTS",
     "COSTS",
-    "LIKE_FIRST",
     "RANDOM",
     "REFITS",
+    "SHAPES",
     "AxisRule",
     "CostRule",
     "Op",
     "Operand",
     "RefitRule",
+    "ShapeRule",
     "Table",
 ]

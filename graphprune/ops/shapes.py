@@ -127,5 +127,3 @@ RANDOM = frozenset(
     ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"]
 )
 """Operators whose content is not a function of their inputs."""
-LIKE_FIRST = frozenset(["GroupNormalization"])
-"""Operators of whose output onnx does not infer that it has type and sizes of the first input."""
