@@ -58,7 +58,7 @@ class CostModel:
         return found
 
     @cached_property
-    def _weights(self) -> list[tuple[int, int, list[Axis]]]:
+    def _weights(self) -> list[tuple[int, float, list[Axis]]]:
         return [
             (
                 prod(s for s, a in pairs if a is None),
@@ -84,12 +84,12 @@ class CostModel:
 
     def __call__(self, sizes: Mapping[Dim, int]) -> Costs:
         """Return the costs when each dim in `sizes` has that size."""
-        parameters = stored = 0
+        parameters, stored = 0, 0.0
         for fixed, itemsize, axes in self._weights:
             n = fixed * prod(kept_size(a, sizes) for a in axes)
             parameters += n
             stored += n * itemsize
-        return Costs(parameters, sum(self.op_macs(sizes).values()), stored)
+        return Costs(parameters, sum(self.op_macs(sizes).values()), round(stored))
 
     def macs_by_group(self) -> dict[str, int]:
         """Return for each group the MACs of the nodes that have its dim on an axis."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphprune.groups import Coupling, couple
-from graphprune.model import add_constant, set_constant
+from graphprune.model import add_constant, constant_of, set_constant
 from graphprune.trace import Weight, trace
 
 _LARGEST = 300_000_000
@@ -32,6 +32,9 @@ def lively(model: ir.Model, coupling: Coupling, gain: float, seed: int = 0) -> t
     rng = np.random.default_rng(seed)
     for weight in weights:
         value = values[weight.name]
+        if weight.quantised:
+            set_constant(value, _narrow(value, rng))
+            continue
         array = _drawn(weight, rng, gain)
         if not weight.filled:
             dtype = value.dtype or ir.DataType.FLOAT
@@ -50,3 +53,11 @@ def _drawn(weight: Weight, rng: np.random.Generator, gain: float) -> npt.NDArray
     scale = gain / sqrt(max(prod(weight.shape) / max(weight.shape), 1.0))
     drawn: npt.NDArray[np.float32] = rng.standard_normal(weight.shape, dtype=np.float32) * np.float32(scale)
     return drawn
+
+
+def _narrow(value: ir.Value, rng: np.random.Generator) -> ir.TensorProtocol:
+    """Return the numbers of a quantised weight, each in a random place: they keep their range and their type."""
+    tensor = constant_of(value)
+    assert tensor is not None
+    array = tensor.numpy()
+    return ir.tensor(rng.permutation(array.reshape(-1)).reshape(array.shape), dtype=tensor.dtype)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphprune import stored
 from graphprune.axes import Axis, Dim, Equation, Follow, Origin, Pin, Same, Use, fresh, leaves
 from graphprune.axes.equations import Free, Letter
 from graphprune.model import constant_of
@@ -25,18 +26,25 @@ from graphprune.sizes import Worlds, real_inputs, thin
 _FLOATS = frozenset(
     [ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE]
 )
+_OTHERS = frozenset([ir.DataType.UNDEFINED, ir.DataType.BOOL, ir.DataType.STRING])
+_NARROW = frozenset(d for d in ir.DataType if d not in _OTHERS and d.bitwidth <= 8)
+"""Types that quantised weights have."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A constant with floating-point content; `filled`: one value, made by a node at a fixed size."""
+    """A constant that stands for real numbers, which `read` returns.
+
+    `filled`: one value, made by a node at a fixed size. `quantised`: the file holds narrower numbers.
+    """
 
     name: str
     shape: tuple[int, ...]
     axes: tuple[Axis, ...]
     read: Callable[[], npt.NDArray[Any]] = field(repr=False)
-    itemsize: int = 4
+    itemsize: float = 4
     filled: bool = False
+    quantised: bool = False
 
     @property
     def size(self) -> int:
@@ -80,6 +88,7 @@ class _Tracer:
         self.values: dict[str, Operand] = {}
         self.constants: dict[str, Operand] = {}
         self.weights: dict[str, Weight] = {}
+        self.narrow: dict[str, ir.TensorProtocol] = {}
         self.ops: list[Op] = []
         self.equations: list[tuple[Equation, Origin]] = []
         self.letters: dict[str, dict[str, Axis]] = {}
@@ -108,11 +117,15 @@ class _Tracer:
         self.constants[value.name] = operand
         if tensor.dtype in _FLOATS:
             self.weights[value.name] = Weight(
-                value.name, operand.shape, operand.axes, tensor.numpy, int(tensor.dtype.itemsize)
+                value.name, operand.shape, operand.axes, tensor.numpy, tensor.dtype.itemsize
             )
-            self.sources[value.name] = frozenset([value.name])
-            if not value.uses() and not value.is_graph_output():
-                self.pin(operand, "no operator uses it", value.name)
+        elif tensor.dtype in _NARROW:
+            self.narrow[value.name] = tensor
+        else:
+            return True
+        self.sources[value.name] = frozenset([value.name])
+        if not value.uses() and not value.is_graph_output():
+            self.pin(operand, "no operator uses it", value.name)
         return True
 
     def operand(self, value: ir.Value) -> Operand:
@@ -242,6 +255,12 @@ class _Tracer:
                         self.sources[out.name] = made
 
     def result(self) -> AxisGraph:
+        reads = {name: tensor.numpy for name, tensor in self.narrow.items()}
+        for name, read in stored.find(self.ops, reads):
+            operand, dtype = self.constants[name], self.narrow[name].dtype
+            self.weights[name] = Weight(
+                name, operand.shape, operand.axes, read, dtype.itemsize, quantised=True
+            )
         return AxisGraph(
             tuple(self.ops), self.values, self.weights, self.constants, tuple(self.equations), self.letters,
             self.uses, self.sources, self.worlds,

@@ -63,12 +63,16 @@ class Free:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Input number `operand` has this axis (or this part of one) in this role; `gain`: as a scale per index."""
+    """Input number `operand` has this axis (or this part of one) in this role; `gain`: as a scale per index.
+
+    `zero` is the number of the input that says which integer stands for zero, where the operand holds integers.
+    """
 
     operand: int
     axis: Axis
     role: Role
     gain: bool = False
+    zero: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

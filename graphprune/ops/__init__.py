@@ -3,6 +3,7 @@
 `AXES`: which axes are the same, and which may not change. `REFITS`: which attributes and integer inputs
 follow a size. `BOUNDS`: below which number indices must lie. `COSTS`: multiply-accumulates. `CONTENTS`: which contents
 shapes alone tell. `SHAPES`: type and sizes of outputs where onnx has no answer.
+`STORED`: which operands hold quantised weights.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from graphprune.ops import (
     matmul,
     movement,
     normalization,
+    quantization,
     reduction,
     resample,
     shapes,
 )
-from graphprune.ops.gather import CARRIERS, BoundRule
+from graphprune.ops.gather import CARRIERS, PICKERS, BoundRule
 from graphprune.ops.inference import ShapeRule
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Table
 from graphprune.ops.shapes import RANDOM, ContentRule
 from graphprune.ops.sizes import RefitRule
+from graphprune.ops.stored import StoredRule
 
 AXES: Table[AxisRule] = Table(
     "axes",
@@ -59,6 +62,7 @@ REFITS: Table[RefitRule] = Table(
 BOUNDS: Table[BoundRule] = Table("bounds", [*gather.BOUNDS])
 COSTS: Table[CostRule] = Table("costs", [*conv.COSTS, *matmul.COSTS, *attention.COSTS])
 CONTENTS: Table[ContentRule] = Table("contents", [*shapes.CONTENTS])
+STORED: Table[StoredRule] = Table("quantised weights", [*quantization.STORED])
 SHAPES: Table[ShapeRule] = Table("shapes", [*inference.SHAPES])
 
 __all__ = [
@@ -67,14 +71,17 @@ __all__ = [
     "CARRIERS",
     "CONTENTS",
     "COSTS",
+    "PICKERS",
     "RANDOM",
     "REFITS",
     "SHAPES",
+    "STORED",
     "AxisRule",
     "CostRule",
     "Op",
     "Operand",
     "RefitRule",
     "ShapeRule",
+    "StoredRule",
     "Table",
 ]

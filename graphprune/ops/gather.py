@@ -231,3 +231,6 @@ CARRIERS = frozenset(
     ]
 )
 """Operators whose outputs hold elements of their first input as they were."""
+
+PICKERS = CARRIERS | {"Gather", "GatherElements", "GatherND"}
+"""Operators whose outputs hold elements of their first input, all or some."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphprune.axes import Axis, Dim, Role, kept_size, leaves, slots
+from graphprune.axes import Axis, Dim, Role, Use, kept_size, leaves, slots
 from graphprune.groups import Coupling
 from graphprune.model import add_constant, constant_of, set_constant
 from graphprune.normalize import reshare
@@ -154,22 +154,30 @@ def masked(model: ir.Model, coupling: Coupling, chosen: Chosen) -> ir.Model:
             for k, axis in enumerate(operand.axes):
                 if part <= set(leaves(coupling.expand(axis))) and (op.name, use.operand, k) not in done:
                     done.add((op.name, use.operand, k))
-                    _mask(out, nodes[op.name], use.operand, operand.shape, k, view.slots(axis))
+                    _mask(out, nodes[op.name], use, operand.shape, k, view.slots(axis))
     return out
 
 
-def _mask(
-    model: ir.Model, node: ir.Node, operand: int, shape: tuple[int, ...], axis: int, kept: list[int]
-) -> None:
-    value = node.inputs[operand]
+def _mask(model: ir.Model, node: ir.Node, use: Use, shape: tuple[int, ...], axis: int, kept: list[int]) -> None:
+    """Put a node before a node's operand that makes the slots of an axis zero which are not kept."""
+    value = node.inputs[use.operand]
     assert value is not None
     mask = np.zeros([n if k == axis else 1 for k, n in enumerate(shape)], dtype=np.float32)
     mask[tuple(kept if k == axis else 0 for k in range(len(shape)))] = 1
     dtype = value.dtype or ir.DataType.FLOAT
-    name = f"{node.name}.mask{operand}.{axis}"
-    constant = add_constant(model.graph, name, ir.tensor(mask.astype(dtype.numpy()), dtype=dtype), model.ir_version)
-    product = ir.node("Mul", [value, constant], name=name + ".mul")
+    name = f"{node.name}.mask{use.operand}.{axis}"
+
+    def constant(suffix: str, array: npt.NDArray[np.generic], kind: ir.DataType) -> ir.Value:
+        tensor = ir.tensor(array.astype(kind.numpy()), dtype=kind)
+        return add_constant(model.graph, name + suffix, tensor, model.ir_version)
+
+    if dtype.is_integer():
+        zero = node.inputs[use.zero] if use.zero is not None and use.zero < len(node.inputs) else None
+        zero = zero if zero is not None else constant(".zero", np.zeros(()), dtype)
+        product = ir.node("Where", [constant("", mask, ir.DataType.BOOL), value, zero], name=name + ".where")
+    else:
+        product = ir.node("Mul", [value, constant("", mask, dtype)], name=name + ".mul")
     product.outputs[0].name = name + ".out"
     product.outputs[0].type = value.type
     model.graph.insert_before(node, product)
-    node.replace_input_with(operand, product.outputs[0])
+    node.replace_input_with(use.operand, product.outputs[0])
