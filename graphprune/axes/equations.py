@@ -66,6 +66,7 @@ class Use:
     """Input number `operand` has this axis (or this part of one) in this role; `gain`: as a scale per index.
 
     `zero` is the number of the input that says which integer stands for zero, where the operand holds integers.
+    `own`: what is contracted with this weight is the operator's own state, which is no input.
     """
 
     operand: int
@@ -73,6 +74,7 @@ class Use:
     role: Role
     gain: bool = False
     zero: int | None = None
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)

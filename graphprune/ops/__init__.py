@@ -19,6 +19,7 @@ from graphprune.ops import (
     movement,
     normalization,
     quantization,
+    recurrent,
     reduction,
     resample,
     shapes,
@@ -43,6 +44,7 @@ AXES: Table[AxisRule] = Table(
         *resample.AXES,
         *gather.AXES,
         *attention.AXES,
+        *recurrent.AXES,
         *shapes.AXES,
     ],
 )
@@ -56,11 +58,12 @@ REFITS: Table[RefitRule] = Table(
         *resample.REFITS,
         *gather.REFITS,
         *attention.REFITS,
+        *recurrent.REFITS,
         *shapes.REFITS,
     ],
 )
 BOUNDS: Table[BoundRule] = Table("bounds", [*gather.BOUNDS])
-COSTS: Table[CostRule] = Table("costs", [*conv.COSTS, *matmul.COSTS, *attention.COSTS])
+COSTS: Table[CostRule] = Table("costs", [*conv.COSTS, *matmul.COSTS, *attention.COSTS, *recurrent.COSTS])
 CONTENTS: Table[ContentRule] = Table("contents", [*shapes.CONTENTS])
 STORED: Table[StoredRule] = Table("quantised weights", [*quantization.STORED])
 SHAPES: Table[ShapeRule] = Table("shapes", [*inference.SHAPES])

@@ -146,13 +146,15 @@ def masked(model: ir.Model, coupling: Coupling, chosen: Chosen) -> ir.Model:
             operand = op.input(use.operand)
             if use.role is not Role.CONTRACTED or operand is None:
                 continue
-            if use.operand in constant and len(constant) < len(op.inputs):
+            if use.operand in constant and len(constant) < len(op.inputs) and not use.own:
                 continue
             if not view.touched(use.axis):
                 continue
             part = {d for d in leaves(coupling.expand(use.axis)) if d in chosen}
+            named = any(a is use.axis for a in operand.axes)
             for k, axis in enumerate(operand.axes):
-                if part <= set(leaves(coupling.expand(axis))) and (op.name, use.operand, k) not in done:
+                meant = axis is use.axis if named else part <= set(leaves(coupling.expand(axis)))
+                if meant and (op.name, use.operand, k) not in done:
                     done.add((op.name, use.operand, k))
                     _mask(out, nodes[op.name], use, operand.shape, k, view.slots(axis))
     return out

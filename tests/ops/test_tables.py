@@ -14,9 +14,9 @@ from graphprune.ops.registry import Table, row
 # What onnx has and CNNs, detectors and transformers do not use as plain operators; all of it is pinned.
 OTHERS = {
     "AffineGrid", "BlackmanWindow", "CausalConvWithState", "Constant", "ConvInteger", "DFT", "DequantizeLinear", "Det",
-    "DynamicQuantizeLinear", "GRU", "HammingWindow", "HannWindow", "If", "ImageDecoder", "LSTM", "LinearAttention",
+    "DynamicQuantizeLinear", "HammingWindow", "HannWindow", "If", "ImageDecoder", "LinearAttention",
     "Loop", "MatMulInteger", "MaxUnpool", "MelWeightMatrix", "Multinomial", "NegativeLogLikelihoodLoss", "QLinearConv",
-    "QLinearMatMul", "QuantizeLinear", "RNN", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+    "QLinearMatMul", "QuantizeLinear", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
     "STFT", "Scan", "SoftmaxCrossEntropyLoss", "SwiGLU", "TfIdfVectorizer",
 }
 OTHER_TYPES = re.compile("Sequence|Optional|String|Regex")
