@@ -160,7 +160,7 @@ def _analyse(model: ModelLike, looking: Looking, progress: Progress) -> Analysis
         given.update({k: tuple(v.shape) for k, v in looking.inputs.items()})
         worlds = choose(normalised, given, feeding.observer() if looking.observe else None, looking.batch)
     with clock.stage("trace"):
-        graph = trace(normalised, worlds, feeding.matcher(looking.allow_io))
+        graph = trace(normalised, worlds, feeding.allowed(normalised, looking.allow_io))
     with clock.stage("solve"):
         coupling = couple(graph)
     source = Path(model) if isinstance(model, (str, os.PathLike)) else None

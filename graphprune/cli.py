@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphprune.errors import GraphPruneError, UsageError, ValidationError
+from graphprune.several import bench, compare, pins
 from graphprune.terminal import (
     AggregateOpt,
     AlignOpt,
     AllocationOpt,
+    AllowOpt,
     BatchOpt,
     CriterionOpt,
     ExcludeOpt,
@@ -52,7 +54,8 @@ app = typer.Typer(
 @app.command()
 def inspect(
     model: ModelArg, json_: JsonOpt = False, quiet: QuietOpt = False, verbose: VerboseOpt = False,
-    input_shape: ShapeOpt = None, batch: BatchOpt = None,
+    input_shape: ShapeOpt = None, batch: BatchOpt = None, allow_io: AllowOpt = None,
+    pin: Annotated[bool, typer.Option("--pin", "--pins", help="Show which operators pin which share.")] = False,
     graph: Annotated[Path | None, typer.Option("--graph", help="Write the graph: .graphml or .dot.")] = None,
 ) -> None:
     """Show every channel group of a model, what is pinned, and why."""
@@ -62,9 +65,9 @@ def inspect(
     from graphprune.report.record import inspect_record
 
     with talk.progress() as progress:
-        looking = looking_of(input_shape, None, "cpu", 1, batch, 0, model)
+        looking = looking_of(input_shape, None, "cpu", 1, batch, 0, model, allow_io)
         analysis = analyse(model, looking, progress)
-        record = inspect_record(analysis)
+        record = inspect_record(analysis, pin)
         if graph is not None:
             from graphprune.graph import export
 
@@ -77,7 +80,7 @@ def explain(
     model: ModelArg,
     name: Annotated[str, typer.Argument(help="A group, value, node, or VALUE:AXIS.", show_default=False)],
     other: Annotated[str | None, typer.Argument(help="Another: why are the two coupled?")] = None,
-    json_: JsonOpt = False, quiet: QuietOpt = False, input_shape: ShapeOpt = None,
+    json_: JsonOpt = False, quiet: QuietOpt = False, input_shape: ShapeOpt = None, allow_io: AllowOpt = None,
 ) -> None:
     """Show the path of operators that couples axes, or why an axis is pinned."""
     talk = Talk(json_, quiet)
@@ -85,7 +88,7 @@ def explain(
     from graphprune.pipeline import analyse
 
     with talk.progress() as progress:
-        analysis = analyse(model, looking_of(input_shape, None, "cpu", 1, None, 0, model), progress)
+        analysis = analyse(model, looking_of(input_shape, None, "cpu", 1, None, 0, model, allow_io), progress)
         found = find(analysis.coupling, name, other)
     record = {
         "name": name,
@@ -108,6 +111,7 @@ def explain(
 def prove(
     model: ModelArg, json_: JsonOpt = False, quiet: QuietOpt = False, input_shape: ShapeOpt = None,
     inputs: InputsOpt = None, threads: ThreadsOpt = 1, batch: BatchOpt = None, seed: SeedOpt = 0,
+    allow_io: AllowOpt = None,
 ) -> None:
     """Prove that the groups are right: permuting all of them must not change the outputs."""
     talk = Talk(json_, quiet)
@@ -117,7 +121,8 @@ def prove(
     from graphprune.report.text import print_assumed, proof_words
 
     with talk.progress() as progress:
-        analysis = analyse(model, looking_of(input_shape, inputs, "cpu", threads, batch, seed, model), progress)
+        looking = looking_of(input_shape, inputs, "cpu", threads, batch, seed, model, allow_io)
+        analysis = analyse(model, looking, progress)
         proof = proving.prove(analysis.model, analysis.coupling, analysis.calmest, seed=seed, progress=progress)
     record = {**proof_record(proof), "assumed": list(analysis.assumed)}
 
@@ -140,7 +145,7 @@ def plan(
     aggregate: AggregateOpt = "sum", normalise: NormaliseOpt = "mean", allocation: AllocationOpt = "uniform",
     align: AlignOpt = "auto", floor: FloorOpt = 0.1, include: IncludeOpt = None, exclude: ExcludeOpt = None,
     input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu", threads: ThreadsOpt = 1,
-    batch: BatchOpt = None, seed: SeedOpt = 0,
+    batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None,
 ) -> None:
     """Decide what would be pruned, and write that as a plan, without pruning."""
     talk = Talk(json_, quiet, verbose)
@@ -155,7 +160,8 @@ def plan(
     if output is not None:
         guard_plan(output, model)
     with talk.progress() as progress:
-        analysis = analyse(model, looking_of(input_shape, inputs, provider, threads, batch, seed, model), progress)
+        looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model, allow_io)
+        analysis = analyse(model, looking, progress)
         decided = make_plan(analysis, choosing, progress)
         after = analysis.costs(decided.sizes_of(analysis.coupling))
     if output is not None:
@@ -176,7 +182,7 @@ def prune(
     aggregate: AggregateOpt = "sum", normalise: NormaliseOpt = "mean", allocation: AllocationOpt = "uniform",
     align: AlignOpt = "auto", floor: FloorOpt = 0.1, include: IncludeOpt = None, exclude: ExcludeOpt = None,
     input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu", threads: ThreadsOpt = 1,
-    batch: BatchOpt = None, seed: SeedOpt = 0, seconds: SecondsOpt = 2.0,
+    batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None, seconds: SecondsOpt = 2.0,
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run the result before it is written.")] = True,
     prove: Annotated[bool, typer.Option("--prove/--no-prove", help="Prove the groups by permuting them.")] = True,
     timing: Annotated[bool, typer.Option("--time/--no-time", help="Time both models.")] = True,
@@ -201,7 +207,8 @@ def prune(
         )
     decided = PruningPlan.load(plan_file) if plan_file is not None else None
     with talk.progress() as progress:
-        looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model)
+        looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model, allow_io)
+        looking = looking.allowing(decided.allow_io if decided is not None else ())
         analysis = _runnable(analyse(model, looking, progress), run)
         if decided is None:
             assert choosing is not None
@@ -221,45 +228,8 @@ def _runnable(analysis: Analysis, run: bool) -> Analysis:
     return analysis
 
 
-@app.command()
-def compare(
-    before: ModelArg, after: ModelArg, json_: JsonOpt = False, quiet: QuietOpt = False, input_shape: ShapeOpt = None,
-    inputs: InputsOpt = None, provider: ProviderOpt = "cpu", threads: ThreadsOpt = 1, batch: BatchOpt = None,
-    seed: SeedOpt = 0, seconds: SecondsOpt = 2.0,
-) -> None:
-    """Compare two models of the same inputs: costs, memory, latency, and how far their outputs differ."""
-    talk = Talk(json_, quiet)
-    from graphprune.bench import compare_models
-    from graphprune.report import text
-
-    with talk.progress() as progress:
-        looking = looking_of(input_shape, inputs, provider, threads, batch, seed, before)
-        record = compare_models(before, after, looking, seconds, progress)
-
-    def show(console: Any, record: dict[str, Any]) -> None:
-        console.print(text.costs_table(record))
-        console.print(text.speed_line(record))
-        console.print(f"outputs differ by {record['max_relative_difference']:.2g} of their largest magnitude")
-
-    talk.show(record, show)
-
-
-@app.command()
-def bench(
-    models: Annotated[list[Path], typer.Argument(help="One or more models.", show_default=False)],
-    json_: JsonOpt = False, quiet: QuietOpt = False, input_shape: ShapeOpt = None, inputs: InputsOpt = None,
-    provider: ProviderOpt = "cpu", threads: ThreadsOpt = 1, batch: BatchOpt = None, seed: SeedOpt = 0,
-    seconds: SecondsOpt = 2.0,
-) -> None:
-    """Time models in turn, on the same inputs."""
-    talk = Talk(json_, quiet)
-    from graphprune.bench import bench_models
-    from graphprune.report import text
-
-    with talk.progress() as progress:
-        looking = looking_of(input_shape, inputs, provider, threads, batch, seed, models[0])
-        record = bench_models(models, looking, seconds, progress)
-    talk.show(record, text.print_bench)
+for _command in (compare, bench, pins):
+    app.command()(_command)
 
 
 def main() -> None:

@@ -90,9 +90,17 @@ def read_inputs(path: str | os.PathLike[str], model: ir.Model) -> Feeds:
     return arrays
 
 
-def matcher(patterns: tuple[str, ...]) -> Callable[[str], bool]:
-    """Return whether a name matches any of some shell patterns."""
-    return lambda name: any(fnmatch(name, p) for p in patterns)
+def allowed(model: ir.Model, patterns: tuple[str, ...]) -> Callable[[str], bool]:
+    """Return whether an input or output may change; raises UsageError for a pattern that fits none of them."""
+
+    def fits(name: str, pattern: str) -> bool:
+        return name == pattern or fnmatch(name, pattern)
+
+    names = [v.name or "" for v in (*real_inputs(model), *model.graph.outputs)]
+    for pattern in patterns:
+        if not any(fits(name, pattern) for name in names):
+            raise UsageError(f"--allow-io {pattern!r} fits no input or output; they are {', '.join(map(repr, names))}")
+    return lambda name: any(fits(name, p) for p in patterns)
 
 
 def observer() -> Callable[[ir.Model, Shapes, World], Observed]:

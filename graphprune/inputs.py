@@ -201,7 +201,7 @@ _RULES = (
 
 def _maker(spec: InputSpec) -> _Maker:
     """Return the maker of the first rule that fits; the last rows fit any name."""
-    name, kind = _plain(spec.name), _kind(spec)
+    name, kind = plain(spec.name), _kind(spec)
     return next(rule.make for rule in _RULES if kind in rule.kinds and re.search(rule.pattern, name))
 
 
@@ -216,10 +216,10 @@ def _kind(spec: InputSpec) -> str:
     raise UsageError(f"input {spec.name!r} is of type {name}, which cannot be made up; give data for it")
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """Spell a name in lower case words between underscores.
 
-    >>> _plain("serving/attentionMask:0")
+    >>> plain("serving/attentionMask:0")
     '_serving_attention_mask_0_'
     """
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
@@ -248,12 +248,12 @@ def _sequence_axis(wanted: _Wanted) -> tuple[str, int, int] | None:
     `x_lengths` belongs to `x` if there is one, by the words the names share; otherwise to the first input that has
     a sequence. Caches are left out, as theirs is the length of the past.
     """
-    own = set(_plain(wanted.spec.name).split("_")) - {""}
+    own = set(plain(wanted.spec.name).split("_")) - {""}
     best: tuple[tuple[bool, int], str, int, int] | None = None
     for spec, shape in wanted.everyone:
         if spec is wanted.spec or not shape or _maker(spec) in (_lengths, _small_normal, _sample_rate):
             continue
-        shared = len(own & set(_plain(spec.name).split("_")))
+        shared = len(own & set(plain(spec.name).split("_")))
         # A vector holds one number per example, unless nothing else is there to be the sequence.
         rank = (len(shape) > 1, shared)
         if best is None or rank > best[0]:

@@ -44,7 +44,7 @@ def lively(model: ir.Model, coupling: Coupling, gain: float, seed: int = 0) -> t
         value.name = f"{name}/filled"
         made = add_constant(out.graph, name, ir.tensor(array), out.ir_version)
         value.replace_all_uses_with(made)
-    return out, couple(trace(out, coupling.graph.worlds))
+    return out, couple(trace(out, coupling.graph.worlds, {p.name for p in coupling.graph.ports}.__contains__))
 
 
 def _drawn(weight: Weight, rng: np.random.Generator, gain: float) -> npt.NDArray[np.float32]:

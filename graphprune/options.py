@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy.typing as npt
@@ -15,7 +15,10 @@ from graphprune.sizes import Shapes
 
 @dataclass(frozen=True)
 class Looking:
-    """How a model is looked at and run: input sizes and contents, provider, threads."""
+    """How a model is looked at and run: input sizes and contents, provider, threads.
+
+    `allow_io` has shell patterns of the inputs and outputs whose sizes may change (state that goes in and out).
+    """
 
     input_shapes: Shapes = field(default_factory=dict)
     inputs: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
@@ -24,6 +27,14 @@ class Looking:
     runtime: Runtime = field(default_factory=Runtime)
     seed: int = 0
     observe: bool = True
+
+    def allowing(self, patterns: Iterable[str]) -> Looking:
+        """Return the same with more patterns of inputs and outputs that may change.
+
+        >>> Looking(allow_io=("past*",)).allowing(["past*", "present*"]).allow_io
+        ('past*', 'present*')
+        """
+        return replace(self, allow_io=tuple(dict.fromkeys([*self.allow_io, *patterns])))
 
     def __post_init__(self) -> None:
         if self.seed < 0:

@@ -34,7 +34,7 @@ from graphprune.options import Checking, Choosing, Looking, spelled
 from graphprune.output import MARK, guard_data, workspace
 from graphprune.plan import PruningPlan
 from graphprune.prove import Proof, prove
-from graphprune.rewrite import rearranged
+from graphprune.rewrite import Chosen, arranged, rearranged
 from graphprune.score import score
 from graphprune.validate import Verdict, check_file, validate
 
@@ -82,8 +82,9 @@ def make_plan(analysis: Analysis, choosing: Choosing, progress: Progress = silen
 
 
 def named(plan: PruningPlan, analysis: Analysis) -> PruningPlan:
-    """Write the model's name into a plan's header."""
-    return plan.named(analysis.source.name if analysis.source else analysis.original.graph.name or "")
+    """Write into a plan which model it is for, and which inputs and outputs may change."""
+    plan = plan.named(analysis.source.name if analysis.source else analysis.original.graph.name or "")
+    return plan.allowing(analysis.looking.allow_io)
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ def run_plan(
                     analysis.reference,
                     sizes_may_differ=analysis.coupling.graph.worlds.sizes_unknown,
                     dense_passes_checker=lambda: _passes(analysis),
+                    arrange=lambda arrays: arranged(arrays, analysis.coupling, chosen),
                     progress=progress,
                 )
             if not verdict.passed:
@@ -157,9 +159,9 @@ def run_plan(
         if checking.run and checking.time and not analysis.reference.converted:
             with clock.stage("measure"):
                 progress("timing")
-                timing = _time(analysis, written, checking.seconds)
+                timing = _time(analysis, written, chosen, checking.seconds)
                 progress("measuring memory")
-                memory = _memory(analysis, written)
+                memory = _memory(analysis, written, chosen)
         if output is not None:
             publish(written, output)
     seconds = {**analysis.seconds, **clock.seconds}
@@ -183,23 +185,25 @@ def require(proof: Proof) -> None:
         raise ValidationError(f"{proof.failure}; nothing was written; prune without them by --exclude")
 
 
-def _time(analysis: Analysis, written: Path, seconds: float) -> Comparison:
+def _time(analysis: Analysis, written: Path, chosen: Chosen, seconds: float) -> Comparison:
     from graphprune.execute import runnable
     from graphprune.measure import compare_latency
 
     feed = analysis.reference.feeds[0]
+    other = arranged(feed, analysis.coupling, chosen)
     with runnable(analysis.original, analysis.source) as dense:
-        return compare_latency(dense, str(written), feed, feed, analysis.looking.runtime, seconds)
+        return compare_latency(dense, str(written), feed, other, analysis.looking.runtime, seconds)
 
 
-def _memory(analysis: Analysis, written: Path) -> tuple[float | None, float | None]:
+def _memory(analysis: Analysis, written: Path, chosen: Chosen) -> tuple[float | None, float | None]:
     """Return the peak memory in MB of loading and running the dense and the pruned model once."""
     from graphprune.execute import runnable
     from graphprune.measure import peak_memory_mb
 
     feed, runtime = analysis.reference.feeds[0], analysis.looking.runtime
+    other = arranged(feed, analysis.coupling, chosen)
     with runnable(analysis.original, analysis.source) as dense:
-        return peak_memory_mb(dense, feed, runtime), peak_memory_mb(str(written), feed, runtime)
+        return peak_memory_mb(dense, feed, runtime), peak_memory_mb(str(written), other, runtime)
 
 
 def prune(
@@ -233,11 +237,12 @@ def prune(
     if sparsity is not None:
         groups[Choosing]["sparsity"] = sparsity
     chosen = _with(choosing or Choosing(), groups[Choosing])
-    analysis = analyse(model, _with(looking or Looking(), groups[Looking]), progress)
+    if plan is not None and not isinstance(plan, PruningPlan):
+        plan = PruningPlan.load(plan)
+    looking = _with(looking or Looking(), groups[Looking])
+    analysis = analyse(model, looking if plan is None else looking.allowing(plan.allow_io), progress)
     if plan is None:
         plan = make_plan(analysis, chosen, progress)
-    elif not isinstance(plan, PruningPlan):
-        plan = PruningPlan.load(plan)
     where = Path(output) if output is not None else None
     return run_plan(analysis, plan, _with(checking or Checking(), groups[Checking]), where, progress)
 

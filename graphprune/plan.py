@@ -44,6 +44,18 @@ class PruningPlan:
         """Return the plan with the model's name in its header."""
         return replace(self, model={**self.model, "name": name})
 
+    @property
+    def allow_io(self) -> tuple[str, ...]:
+        """Patterns of the inputs and outputs whose sizes may change; raises PlanError where that is no such list."""
+        patterns = self.meta.get("allow_io", [])
+        if not isinstance(patterns, (list, tuple)) or not all(isinstance(p, str) for p in patterns):
+            raise PlanError(f"the plan's allow_io is {patterns!r}: it must be a list of patterns")
+        return tuple(patterns)
+
+    def allowing(self, patterns: Sequence[str]) -> PruningPlan:
+        """Return the plan with the patterns that it needs to be replayed."""
+        return replace(self, meta={**self.meta, "allow_io": list(patterns)}) if patterns else self
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain JSON; kept indices are ranges such as `0-15,17,20-31`.
 

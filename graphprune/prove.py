@@ -20,7 +20,7 @@ from graphprune.execute import relative_error
 from graphprune.groups import ChannelGroup, Coupling
 from graphprune.lively import lively
 from graphprune.reference import TOLERANCE, Reference
-from graphprune.rewrite import rearranged
+from graphprune.rewrite import arranged, rearranged
 from graphprune.runtime import run
 
 __all__ = ["TOLERANCE", "Proof", "Reference", "permutations", "prove"]
@@ -74,9 +74,9 @@ def prove(
 ) -> Proof:
     """Prove the coupling of a normalised model against the model it was made from.
 
-    Where not a single bit of the outputs changes, the weights may be such that nothing could be seen (all one value, a
-    last layer of zeros): then the proof is repeated on a copy with random weights. Raises SessionError if onnxruntime
-    cannot run the dense model.
+    Inputs and outputs that may change are shuffled with the groups that lie on them. Where not a single bit of the
+    outputs changes, the weights may be such that nothing could be seen (all one value, a last layer of zeros): then the
+    proof is repeated on a copy with random weights. Raises SessionError if onnxruntime cannot run the dense model.
     """
     proof = _permuted(model, coupling, reference, seed, progress)
     if proof.groups and proof.passed and proof.max_relative_error == 0.0:
@@ -114,10 +114,13 @@ def _permuted(
     tolerance = reference.tolerance
 
     def error(chosen: Sequence[ChannelGroup]) -> tuple[float, str]:
-        permuted = rearranged(model, coupling, permutations(chosen, seed))
+        orders = permutations(chosen, seed)
+        permuted = rearranged(model, coupling, orders)
         opened = reference.open(permuted, optimise=False)
         pairs = zip(reference.plain, reference.feeds, strict=True)
-        return max(relative_error(a, run(opened, f)) for a, f in pairs)
+        return max(
+            relative_error(arranged(a, coupling, orders), run(opened, arranged(f, coupling, orders))) for a, f in pairs
+        )
 
     progress("running the permuted model")
     worst, name = error(groups)

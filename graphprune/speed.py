@@ -11,7 +11,7 @@ from graphprune.errors import TargetError
 from graphprune.execute import runnable
 from graphprune.measure import compare_latency
 from graphprune.plan import PruningPlan
-from graphprune.rewrite import rearranged
+from graphprune.rewrite import arranged, rearranged
 from graphprune.score import Scores
 
 if TYPE_CHECKING:
@@ -71,8 +71,10 @@ def allocate_for_speed(
 
 def _try(analysis: Analysis, scores: Scores, budget: Budget, fraction: float) -> _Trial:
     plan = allocate(analysis.coupling, scores, analysis.costs, replace(budget, targets={"macs": fraction}))
-    pruned = rearranged(analysis.model, analysis.coupling, plan.chosen(analysis.coupling))
+    chosen = plan.chosen(analysis.coupling)
+    pruned = rearranged(analysis.model, analysis.coupling, chosen)
     feed = analysis.reference.feeds[0]
+    other = arranged(feed, analysis.coupling, chosen)
     with runnable(analysis.original, analysis.source) as dense, runnable(pruned) as candidate:
-        timing = compare_latency(dense, candidate, feed, feed, analysis.looking.runtime, _SECONDS)
+        timing = compare_latency(dense, candidate, feed, other, analysis.looking.runtime, _SECONDS)
     return _Trial(fraction, timing.speedup, plan)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -45,6 +46,10 @@ AlignOpt = Annotated[str, typer.Option("--align", help="Keep multiples of this; 
 FloorOpt = Annotated[float, typer.Option("--floor", help="Fraction of every group that always stays.")]
 IncludeOpt = Annotated[list[str] | None, typer.Option("--include", help="Only groups with this pattern; repeatable.")]
 ExcludeOpt = Annotated[list[str] | None, typer.Option("--exclude", help="Not groups with this pattern; repeatable.")]
+AllowOpt = Annotated[
+    list[str] | None,
+    typer.Option("--allow-io", help="Inputs and outputs whose sizes may change (state), by pattern; repeatable."),
+]
 
 
 class Talk:
@@ -73,6 +78,21 @@ class Talk:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("loading", total=None)
             yield lambda text: bar.update(task, description=text)
+
+    @contextmanager
+    def steps(self, total: int) -> Iterator[Callable[[str], None]]:
+        """Yield a function that says which of a known number of things is begun, with a bar."""
+        if self.quiet or not sys.stderr.isatty():
+            yield lambda text: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=total)
+            begun = itertools.count()
+            yield lambda text: bar.update(task, description=text, completed=next(begun))
 
     def warn(self, message: str) -> None:
         """Say something to a person on standard error."""
@@ -109,7 +129,7 @@ def _plain(value: Any) -> Any:
 
 def looking_of(
     input_shape: list[str] | None, inputs: Path | None, provider: str, threads: int, batch: int | None, seed: int,
-    model: Path,
+    model: Path, allow_io: Iterable[str] | None = None,
 ) -> Looking:
     """Read the options that say how a model is looked at and run; raises UsageError."""
     from graphprune.feeds import read_inputs
@@ -119,7 +139,8 @@ def looking_of(
     from graphprune.runtime import Runtime
 
     arrays = read_inputs(inputs, load(model)) if inputs is not None else {}
-    return Looking(parse_input_shapes(input_shape or []), arrays, batch, (), Runtime(provider, threads), seed)
+    shapes, runtime = parse_input_shapes(input_shape or []), Runtime(provider, threads)
+    return Looking(shapes, arrays, batch, tuple(allow_io or ()), runtime, seed)
 
 
 def choosing_of(

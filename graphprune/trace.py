@@ -22,6 +22,7 @@ from graphprune.model import constant_of
 from graphprune.ops import AXES, Op, Operand
 from graphprune.ops.shapes import is_filled
 from graphprune.sizes import Worlds, real_inputs, thin
+from graphprune.states import Port, border, ports
 
 _FLOATS = frozenset(
     [ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE]
@@ -64,6 +65,7 @@ class AxisGraph:
     uses: Mapping[str, tuple[Use, ...]]
     sources: Mapping[str, frozenset[str]]
     worlds: Worlds
+    ports: tuple[Port, ...] = ()
 
 
 def trace(model: ir.Model, worlds: Worlds, allow_io: Callable[[str], bool] = lambda name: False) -> AxisGraph:
@@ -94,16 +96,15 @@ class _Tracer:
         self.letters: dict[str, dict[str, Axis]] = {}
         self.uses: dict[str, tuple[Use, ...]] = {}
         self.sources: dict[str, frozenset[str]] = {}
+        self.ports: tuple[Port, ...] = ()
         for value in model.graph.initializers.values():
             self.constant(value)
 
     def border(self, allow_io: Callable[[str], bool]) -> None:
-        for value in real_inputs(self.model):
-            if not allow_io(value.name or ""):
-                self.pin(self.operand(value), "graph input", value.name or "")
-        for value in self.model.graph.outputs:
-            if not allow_io(value.name or ""):
-                self.pin(self.operand(value), "graph output", value.name or "")
+        inputs = [self.operand(v) for v in real_inputs(self.model)]
+        outputs = [self.operand(v) for v in self.model.graph.outputs]
+        self.ports = ports([o.name for o in inputs], [o.name for o in outputs], allow_io)
+        self.equations.extend(border(inputs, outputs, self.ports))
 
     def pin(self, operand: Operand, reason: str, origin: str) -> None:
         for axis in operand.axes:
@@ -263,7 +264,7 @@ class _Tracer:
             )
         return AxisGraph(
             tuple(self.ops), self.values, self.weights, self.constants, tuple(self.equations), self.letters,
-            self.uses, self.sources, self.worlds,
+            self.uses, self.sources, self.worlds, ports=self.ports,
         )
 
 

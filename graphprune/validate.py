@@ -59,11 +59,13 @@ def validate(
     *,
     sizes_may_differ: bool = False,
     dense_passes_checker: Callable[[], bool] = lambda: True,
+    arrange: Callable[[Outputs], Outputs] = lambda arrays: arrays,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Verdict:
     """Check a written model: valid, loads and runs at both optimisation levels, answers in the dense model's form.
 
-    `sizes_may_differ` says that the model has sizes that depend on the content of inputs (boxes found, say).
+    `sizes_may_differ` says that the model has sizes that depend on the content of inputs (boxes found, say); `arrange`
+    returns the dense model's inputs or outputs in the sizes that the pruned one must have.
     """
     progress("checking the pruned model")
     checked = check_file(path)
@@ -75,12 +77,12 @@ def validate(
         progress(name)
         try:
             opened = reference.open(Path(path), optimise)
-            found[optimise] = [run(opened, f) for f in reference.feeds]
+            found[optimise] = [run(opened, arrange(f)) for f in reference.feeds]
         except SessionError as error:
             checks.append(Check(name, False, str(error)))
             continue
         checks.append(Check(name, True))
-        checks.append(_same_form(reference.plain, found[optimise], sizes_may_differ))
+        checks.append(_same_form([arrange(o) for o in reference.plain], found[optimise], sizes_may_differ))
     if len(found) == 2:
         checks.append(_levels_agree(found, reference))
     return Verdict(tuple(checks))

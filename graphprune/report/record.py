@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from graphprune import pins
+from graphprune.axes import Axis, Dim, kept_size, leaves
 from graphprune.costs import Costs
+from graphprune.groups import Coupling
+from graphprune.states import Port
 
 if TYPE_CHECKING:
     from graphprune.measure import Comparison
@@ -32,8 +36,59 @@ def model_record(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def inspect_record(analysis: Analysis) -> dict[str, Any]:
-    """Return every group with its occurrences, every pin with its reason, and the coverage."""
+def open_record(coupling: Coupling) -> list[dict[str, Any]]:
+    """Return the inputs and outputs that may change: their sizes (None: open), groups by axis, and pinned axes."""
+    out = []
+    for port in coupling.graph.ports:
+        groups: dict[str, list[str]] = {}
+        pinned: dict[str, str] = {}
+        for k, axis in enumerate(coupling.graph.values[port.name].axes):
+            dims = list(dict.fromkeys(leaves(coupling.expand(axis))))
+            names = [coupling.dims[d].name for d in dims if d in coupling.dims]
+            if names:
+                groups[str(k)] = names
+            elif dims:
+                pinned[str(k)] = coupling.solution.pins.get(dims[0], ("no weight lies on it", None))[0]
+        shape = _sizes(coupling, port, {})
+        out.append({**asdict(port), "shape": shape, "groups": groups, "pinned": pinned})
+    return out
+
+
+def state_record(coupling: Coupling, sizes: Mapping[Dim, int]) -> list[dict[str, Any]]:
+    """Return the inputs and outputs whose sizes change (None: open), before and after."""
+    out = []
+    for port in coupling.graph.ports:
+        before, after = _sizes(coupling, port, {}), _sizes(coupling, port, sizes)
+        if before != after:
+            out.append({**asdict(port), "before": before, "after": after})
+    return out
+
+
+def _sizes(coupling: Coupling, port: Port, sizes: Mapping[Dim, int]) -> list[int | None]:
+    operand = coupling.graph.values[port.name]
+
+    def size(axis: Axis) -> int:
+        return kept_size(coupling.expand(axis), sizes)
+
+    return [None if d else size(a) for a, d in zip(operand.axes, operand.dynamic, strict=True)]
+
+
+def survey_record(models: Sequence[pins.ModelPins], top: int | None) -> dict[str, Any]:
+    """Return what `pins --json` prints: each model with what pins it, and the operators that pin most."""
+    middle = pins.middle(models)
+    return {
+        "models": [{**asdict(m), "path": str(m.path), "pins": [asdict(p) for p in m.pins]} for m in models],
+        "operators": [asdict(o) for o in pins.rank(models)[:top]],
+        "median_coverage": middle[0] if middle else None,
+        "mean_coverage": middle[1] if middle else None,
+    }
+
+
+def inspect_record(analysis: Analysis, pinned: bool = False) -> dict[str, Any]:
+    """Return every group with its occurrences, every pin with its reason, and the coverage.
+
+    `pinned` adds which operators pin which share of the weights.
+    """
     coupling = analysis.coupling
     macs = analysis.costs.macs_by_group()
     return {
@@ -54,7 +109,16 @@ def inspect_record(analysis: Analysis) -> dict[str, Any]:
         ],
         "pins": [{"name": n, "reason": r, "elements": size} for n, r, size in coupling.pins()],
         "coverage": coupling.coverage,
+        "state": open_record(coupling),
+        **(_pinned(coupling) if pinned else {}),
         "seconds": dict(analysis.seconds),
+    }
+
+
+def _pinned(coupling: Coupling) -> dict[str, Any]:
+    return {
+        "pin_shares": [asdict(p) for p in pins.shares(coupling)],
+        "half_prunable": [asdict(p) for p in pins.halves(coupling)],
     }
 
 
@@ -117,6 +181,7 @@ def prune_record(
         ],
         "pins": [{"name": n, "reason": r, "elements": size} for n, r, size in coupling.pins()],
         "coverage": coupling.coverage,
+        "state": state_record(coupling, plan.sizes_of(coupling)),
         "proof": proof_record(proof) if proof else None,
         "checks": [{"name": c.name, "passed": c.passed, "detail": c.detail} for c in verdict.checks] if verdict else [],
         "assumed": list(analysis.assumed) if verdict else [],

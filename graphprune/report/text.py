@@ -8,8 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from graphprune.pins import EXPECTED
+
 _SHOWN = 12
-_EXPECTED = "kernel positions"  # every convolution has them; listed with -v
 
 
 def count(n: float) -> str:
@@ -62,7 +63,7 @@ def pins_table(pins: Sequence[Mapping[str, Any]], verbose: bool = False) -> Tabl
     """Return what is not prunable, by reason."""
     reasons: dict[str, list[Mapping[str, Any]]] = {}
     for p in pins:
-        if not verbose and p["reason"].startswith(_EXPECTED):
+        if not verbose and p["reason"].startswith(EXPECTED):
             continue
         reasons.setdefault(p["reason"] if verbose else p["reason"].split(" [")[0], []).append(p)
     if not reasons:
@@ -95,6 +96,7 @@ def print_prune(console: Console, record: Mapping[str, Any], output: str, verbos
     passed = f"checks passed: {', '.join(dict.fromkeys(checks))}"
     console.print(passed if checks else "not run: checks were switched off")
     _print_pins(console, record["pins"], verbose)
+    _print_state(console, record["state"])
     print_assumed(console, record)
     if verbose:
         table = _table("groups", "group", "size", "kept", right=("size", "kept"))
@@ -136,6 +138,11 @@ def print_inspect(console: Console, record: Mapping[str, Any], verbose: bool) ->
         table.add_row(g["name"], str(g["size"]), count(g["parameters"]), count(g["macs"]), "\n".join(shown))
     console.print(table)
     _print_pins(console, record["pins"], verbose)
+    _print_open(console, record["state"])
+    for key, title in (("pin_shares", "pinned weights"), ("half_prunable", "prunable by another axis only")):
+        if record.get(key):
+            console.print(shares_table(title, record[key]))
+            console.print()
     console.print("seconds: " + ", ".join(f"{k} {v:.3f}" for k, v in record["seconds"].items()))
 
 
@@ -147,6 +154,7 @@ def print_plan(console: Console, record: Mapping[str, Any], verbose: bool) -> No
         if verbose or g["kept"] < g["size"]:
             table.add_row(g["name"], str(g["size"]), str(g["kept"]))
     console.print(table)
+    _print_state(console, record["state"])
 
 
 def print_bench(console: Console, record: Mapping[str, Any]) -> None:
@@ -160,3 +168,71 @@ def print_bench(console: Console, record: Mapping[str, Any]) -> None:
             r["model"], f"{r['median_ms']:.4g}", f"{r['p10_ms']:.4g}", f"{r['p90_ms']:.4g}", p99, str(r["rounds"]), peak
         )
     console.print(table)
+
+
+def sizes(shape: Sequence[int | None]) -> str:
+    """Return a shape as text.
+
+    >>> sizes([1, 2, None, 16])
+    '1x2x?x16'
+    """
+    return "x".join("?" if n is None else str(n) for n in shape) or "a single number"
+
+
+def _print_state(console: Console, state: Sequence[Mapping[str, Any]]) -> None:
+    """Print which inputs and outputs have other sizes now."""
+    if state:
+        table = _table("inputs and outputs of other sizes", "", "name", "before", "after", "the same state as")
+        for s in state:
+            table.add_row(s["side"], s["name"], sizes(s["before"]), sizes(s["after"]), s["counterpart"] or "")
+        console.print(table)
+        console.print()
+
+
+def _print_open(console: Console, state: Sequence[Mapping[str, Any]]) -> None:
+    """Print which inputs and outputs may change, and along which axes."""
+    if state:
+        columns = ("", "name", "sizes", "the same state as", "axis: groups that it lies on")
+        table = _table("inputs and outputs that may change", *columns)
+        for s in state:
+            lies = [f"{k}: {', '.join(names)}" for k, names in s["groups"].items()]
+            for reason in dict.fromkeys(s["pinned"].values()):
+                lies.append(f"{', '.join(k for k, r in s['pinned'].items() if r == reason)}: pinned, {reason}")
+            table.add_row(s["side"], s["name"], sizes(s["shape"]), s["counterpart"] or "", "\n".join(lies))
+        console.print(table)
+        console.print()
+
+
+def shares_table(title: str, shares: Sequence[Mapping[str, Any]]) -> Table:
+    """Return which operators pin which share of a model's weights."""
+    table = _table(title, "operator", "reason", "weights", "share", "for example", right=("weights", "share"))
+    for p in shares:
+        table.add_row(p["operator"], p["reason"], str(p["weights"]), _percent(p["share"]), p["example"])
+    return table
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.001 or not share else "<0.1%"
+
+
+def print_survey(console: Console, record: Mapping[str, Any], shown: int) -> None:
+    """Print the coverage of many models, and the operators that pin most."""
+    table = _table("models", "model", "coverage", "pinned most by", "share", "reason", right=("coverage", "share"))
+    read = [m for m in record["models"] if not m["error"]]
+    for m in sorted(read, key=lambda m: 2.0 if m["coverage"] is None else m["coverage"]):
+        p = m["pins"][0] if m["pins"] else None
+        cells = (p["operator"], _percent(p["share"]), p["reason"]) if p else ("", "", "")
+        table.add_row(m["path"], "no weights" if m["coverage"] is None else f"{m['coverage']:.2%}", *cells)
+    console.print(table)
+    for m in record["models"]:
+        if m["error"]:
+            console.print(f"not read: {m['path']}: {m['error']}")
+    console.print()
+    columns = ("operator", "mean share", "models", "main reason", "worst")
+    table = _table("operators that pin weights", *columns, right=("mean share", "models"))
+    for o in record["operators"][:shown]:
+        worst = f"{_percent(o['worst_share'])} of {o['worst']}"
+        table.add_row(o["operator"], f"{o['mean_share']:.2%}", str(o["models"]), o["reason"], worst)
+    console.print(table)
+    if record["median_coverage"] is not None:
+        console.print(f"coverage: median {record['median_coverage']:.2%}, mean {record['mean_coverage']:.2%}")

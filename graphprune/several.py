@@ -1,0 +1,83 @@
+"""Commands that look at several models: `compare`, `bench` and `pins`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graphprune.terminal import (
+    BatchOpt,
+    InputsOpt,
+    JsonOpt,
+    ModelArg,
+    ProviderOpt,
+    QuietOpt,
+    SecondsOpt,
+    SeedOpt,
+    ShapeOpt,
+    Talk,
+    ThreadsOpt,
+    looking_of,
+)
+
+_TOP = 20
+
+
+def compare(
+    before: ModelArg, after: ModelArg, json_: JsonOpt = False, quiet: QuietOpt = False, input_shape: ShapeOpt = None,
+    inputs: InputsOpt = None, provider: ProviderOpt = "cpu", threads: ThreadsOpt = 1, batch: BatchOpt = None,
+    seed: SeedOpt = 0, seconds: SecondsOpt = 2.0,
+) -> None:
+    """Compare two models of the same inputs: costs, memory, latency, and how far their outputs differ."""
+    talk = Talk(json_, quiet)
+    from graphprune.bench import compare_models
+    from graphprune.report import text
+
+    with talk.progress() as progress:
+        looking = looking_of(input_shape, inputs, provider, threads, batch, seed, before)
+        record = compare_models(before, after, looking, seconds, progress)
+
+    def show(console: Any, record: dict[str, Any]) -> None:
+        console.print(text.costs_table(record))
+        console.print(text.speed_line(record))
+        console.print(f"outputs differ by {record['max_relative_difference']:.2g} of their largest magnitude")
+
+    talk.show(record, show)
+
+
+def bench(
+    models: Annotated[list[Path], typer.Argument(help="One or more models.", show_default=False)],
+    json_: JsonOpt = False, quiet: QuietOpt = False, input_shape: ShapeOpt = None, inputs: InputsOpt = None,
+    provider: ProviderOpt = "cpu", threads: ThreadsOpt = 1, batch: BatchOpt = None, seed: SeedOpt = 0,
+    seconds: SecondsOpt = 2.0,
+) -> None:
+    """Time models in turn, on the same inputs."""
+    talk = Talk(json_, quiet)
+    from graphprune.bench import bench_models
+    from graphprune.report import text
+
+    with talk.progress() as progress:
+        looking = looking_of(input_shape, inputs, provider, threads, batch, seed, models[0])
+        record = bench_models(models, looking, seconds, progress)
+    talk.show(record, text.print_bench)
+
+
+def pins(
+    places: Annotated[list[Path], typer.Argument(help="Models, or folders of models.", show_default=False)],
+    json_: JsonOpt = False, quiet: QuietOpt = False,
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, help="So many operators; default: 20, all in JSON.")
+    ] = None,
+) -> None:
+    """Rank operators by the share of weights that they pin, over many models: what to add to the tables next."""
+    talk = Talk(json_, quiet)
+    from graphprune.pins import model_files, survey
+    from graphprune.report.record import survey_record
+    from graphprune.report.text import print_survey
+
+    files = model_files(places)
+    with talk.steps(len(files)) as progress:
+        record = survey_record(survey(files, progress), top)
+    talk.show(record, print_survey, top or _TOP)
