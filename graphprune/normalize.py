@@ -1,7 +1,7 @@
 """A copy of the model in the form the later stages expect; the user's model is not touched.
 
 Ensures: no calls of local functions, every node named, and no constant shared by uses that are tied only because an
-exporter merged equal tensors.
+exporter merged equal tensors or made one of zeros for all.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
+from graphprune import repeated
 from graphprune.errors import ModelError
 from graphprune.model import add_constant, constant_of, constants, unmapped
 
@@ -37,6 +38,7 @@ def normalize(model: ir.Model) -> ir.Model:
             if value.const_value is not None:
                 value.const_value = unmapped(value.const_value)
     name_nodes(out.graph)
+    repeated.separate(out.graph)
     unshare(out)
     return out
 
@@ -112,6 +114,7 @@ def reshare(model: ir.Model) -> None:
                 break
         else:
             group.append(value)
+    repeated.merge(model.graph)
 
 
 def _equal(a: ir.TensorProtocol | None, b: ir.TensorProtocol) -> bool:

@@ -24,10 +24,10 @@ from graphprune.ops import (
     resample,
     shapes,
 )
-from graphprune.ops.gather import CARRIERS, PICKERS, BoundRule
+from graphprune.ops.gather import CARRIERS, PICKERS, REPEATERS, BoundRule
 from graphprune.ops.inference import ShapeRule
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Table
-from graphprune.ops.shapes import RANDOM, ContentRule
+from graphprune.ops.shapes import FILLERS, RANDOM, ContentRule
 from graphprune.ops.sizes import RefitRule
 from graphprune.ops.stored import StoredRule
 
@@ -74,7 +74,9 @@ __all__ = [
     "CARRIERS",
     "CONTENTS",
     "COSTS",
+    "FILLERS",
     "PICKERS",
+    "REPEATERS",
     "RANDOM",
     "REFITS",
     "SHAPES",

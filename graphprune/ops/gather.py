@@ -232,5 +232,8 @@ CARRIERS = frozenset(
 )
 """Operators whose outputs hold elements of their first input as they were."""
 
+REPEATERS = CARRIERS - {"Concat", "Dropout", "Split"}
+"""Operators whose output repeats a number where their first input does."""
+
 PICKERS = CARRIERS | {"Gather", "GatherElements", "GatherND"}
 """Operators whose outputs hold elements of their first input, all or some."""

@@ -13,6 +13,9 @@ from graphprune.axes import Equation, Free, Pin
 from graphprune.ops.registry import AxisRule, Op, Row, pin_all, row
 from graphprune.ops.sizes import Change, Element, FreezeOutput, RefitRule, Shrunk, output_sizes
 
+FILLERS = frozenset(["ConstantOfShape"])
+"""Operators that make one value everywhere, at a size that they are given."""
+
 Content: TypeAlias = npt.NDArray[Any]
 ContentRule: TypeAlias = Callable[[tuple[int, ...], Mapping[str, Any]], Content]
 
@@ -38,7 +41,7 @@ def filled(op: Op) -> Iterator[Equation]:
 
 def is_filled(op: Op) -> bool:
     """Return whether a node makes one value everywhere at a size that is written in the file."""
-    return op.domain == "" and op.type == "ConstantOfShape" and op.fixed(0) is not None
+    return op.domain == "" and op.type in FILLERS and op.fixed(0) is not None
 
 
 def shape_range(op: Op) -> tuple[int, int]:
