@@ -209,9 +209,9 @@ def _opened(model: tuple[ModelSource, Feeds], runtime: Runtime) -> Callable[[], 
 
 
 def bench(
-    models: Sequence[str | os.PathLike[str]], feeds: Feeds, runtime: Runtime, seconds: float = 2.0
+    models: Sequence[str | os.PathLike[str]], feeds: Feeds | Sequence[Feeds], runtime: Runtime, seconds: float = 2.0
 ) -> dict[str, Timing]:
-    """Time several models on the same inputs, in turn.
+    """Time several models in turn, on the same inputs or each on its own.
 
     >>> bench(["a.onnx", "b.onnx"], {"x": x}, Runtime())["a.onnx"].median_ms  # doctest: +SKIP
     4.2
@@ -220,10 +220,11 @@ def bench(
     Raises `SessionError` or `RuntimeUnavailable`.
     """
     calls: dict[str, Callable[[], object]] = {}
-    for index, model in enumerate(models):
+    everyone = [feeds] * len(models) if isinstance(feeds, Mapping) else feeds
+    for index, (model, own) in enumerate(zip(models, everyone, strict=True)):
         path = os.fspath(model)
         earlier = sum(os.fspath(other) == path for other in models[:index])
-        calls[f"{path} ({earlier + 1})" if earlier else path] = _opened((model, feeds), runtime)
+        calls[f"{path} ({earlier + 1})" if earlier else path] = _opened((model, own), runtime)
     return {name: Timing.from_samples(samples) for name, samples in interleaved(calls, seconds=seconds).items()}
 
 

@@ -42,6 +42,11 @@ def compare(
     def show(console: Any, record: dict[str, Any]) -> None:
         console.print(text.costs_table(record))
         console.print(text.speed_line(record))
+        moved = record["other_sizes"]
+        if moved["inputs"]:
+            console.print(f"smaller inputs get the leading part: {', '.join(moved['inputs'])}")
+        if moved["outputs"]:
+            console.print(f"outputs of other sizes are not compared: {', '.join(moved['outputs'])}")
         console.print(f"outputs differ by {record['max_relative_difference']:.2g} of their largest magnitude")
 
     talk.show(record, show)

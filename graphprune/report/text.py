@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -222,7 +223,7 @@ def print_survey(console: Console, record: Mapping[str, Any], shown: int) -> Non
     for m in sorted(read, key=lambda m: 2.0 if m["coverage"] is None else m["coverage"]):
         p = m["pins"][0] if m["pins"] else None
         cells = (p["operator"], _percent(p["share"]), p["reason"]) if p else ("", "", "")
-        table.add_row(m["path"], "no weights" if m["coverage"] is None else f"{m['coverage']:.2%}", *cells)
+        table.add_row(Path(m["path"]).name, "no weights" if m["coverage"] is None else f"{m['coverage']:.2%}", *cells)
     console.print(table)
     for m in record["models"]:
         if m["error"]:
@@ -231,7 +232,7 @@ def print_survey(console: Console, record: Mapping[str, Any], shown: int) -> Non
     columns = ("operator", "mean share", "models", "main reason", "worst")
     table = _table("operators that pin weights", *columns, right=("mean share", "models"))
     for o in record["operators"][:shown]:
-        worst = f"{_percent(o['worst_share'])} of {o['worst']}"
+        worst = f"{_percent(o['worst_share'])} of {Path(o['worst']).name}"
         table.add_row(o["operator"], f"{o['mean_share']:.2%}", str(o["models"]), o["reason"], worst)
     console.print(table)
     if record["median_coverage"] is not None:
