@@ -119,11 +119,15 @@ class Table(Generic[T]):
         self.question = question
         self._rows: dict[tuple[str, str], list[Row[T]]] = {}
         for r in rows:
-            for operator in r.operators:
-                others = self._rows.setdefault((r.domain, operator), [])
-                if any(r.since <= o.until and o.since <= r.until for o in others):
-                    raise ValueError(f"two rows for {operator} in the table of the {question}")
-                others.append(r)
+            self.add(r)
+
+    def add(self, new: Row[T]) -> None:
+        """Add a row; raises ValueError where an operator has one for the same opsets."""
+        for operator in new.operators:
+            others = self._rows.setdefault((new.domain, operator), [])
+            if any(new.since <= o.until and o.since <= new.until for o in others):
+                raise ValueError(f"two rows for {operator} in the table of the {self.question}")
+            others.append(new)
 
     def get(self, domain: str, operator: str, version: int) -> T | None:
         for r in self._rows.get((domain, operator), ()):
