@@ -34,8 +34,9 @@ def index_bounds(ops: Iterable[Op]) -> dict[str, int]:
         operands = [o for o in (*op.inputs, *op.outputs) if o is not None]
         if rule is not None and all(o.rank_known for o in operands):
             i, bound = rule(op)
-            name = op.x(i).name
-            bounds[name] = min(bound, bounds.get(name, bound))
+            indices = op.input(i)
+            if indices is not None:
+                bounds[indices.name] = min(bound, bounds.get(indices.name, bound))
         if op.type in CARRIERS and op.inputs and op.inputs[0] is not None:
             for y in op.outputs:
                 if y is not None and y.name in bounds:

@@ -98,8 +98,9 @@ def couple(graph: AxisGraph) -> Coupling:
     groups = []
     for dim, found in places.items():
         occurrences = tuple(
-            Occurrence(w.name, k, roles.get((w.name, dim), Role.CARRIED), show(solution.expand(w.axes[k])),
-                       (w.name, dim) in gains)
+            Occurrence(
+                w.name, k, _role(roles, w.name, dim, k), show(solution.expand(w.axes[k])), (w.name, dim) in gains
+            )
             for w, k in found
         )
         name = _name(dim, found, occurrences, solution)
@@ -113,11 +114,19 @@ def couple(graph: AxisGraph) -> Coupling:
     return Coupling(graph, solution, tuple(groups))
 
 
+def _role(roles: Mapping[tuple[str, Dim, int | None], Role], weight: str, dim: Dim, axis: int) -> Role:
+    found = [roles.get((weight, dim, k), Role.CARRIED) for k in (axis, None)]
+    return next((r for r in found if r is not Role.CARRIED), Role.CARRIED)
+
+
 def _roles(
     graph: AxisGraph, solution: Solution, places: Mapping[Dim, object]
-) -> tuple[dict[tuple[str, Dim], Role], set[tuple[str, Dim]], set[Dim]]:
-    """Return the role of each dim in each weight, which of them are gains, and the dims normalised over."""
-    roles: dict[tuple[str, Dim], Role] = {}
+) -> tuple[dict[tuple[str, Dim, int | None], Role], set[tuple[str, Dim]], set[Dim]]:
+    """Return the role of each dim in each weight, which of them are gains, and the dims normalised over.
+
+    Where an operator reads the weight itself the role is that of one axis: a dim may be on two, in different roles.
+    """
+    roles: dict[tuple[str, Dim, int | None], Role] = {}
     gains: set[tuple[str, Dim]] = set()
     normalised: set[Dim] = set()
     for op in graph.ops:
@@ -129,9 +138,11 @@ def _roles(
             if use.role is Role.NORMALISED:
                 normalised.update(dims)
             for source in graph.sources.get(operand.name, ()):
+                own = [k for k, a in enumerate(operand.axes) if a is use.axis] if source == operand.name else []
                 for d in dims:
-                    if roles.get((source, d)) in (None, Role.CARRIED):
-                        roles[source, d] = use.role
+                    for key in [(source, d, k) for k in own or [None]]:
+                        if roles.get(key) in (None, Role.CARRIED):
+                            roles[key] = use.role
                     if use.gain:
                         gains.add((source, d))
     return roles, gains, normalised

@@ -62,7 +62,7 @@ REFITS: Table[RefitRule] = Table(
         *shapes.REFITS,
     ],
 )
-BOUNDS: Table[BoundRule] = Table("bounds", [*gather.BOUNDS])
+BOUNDS: Table[BoundRule] = Table("bounds", [*gather.BOUNDS, *recurrent.BOUNDS])
 COSTS: Table[CostRule] = Table("costs", [*conv.COSTS, *matmul.COSTS, *attention.COSTS, *recurrent.COSTS])
 CONTENTS: Table[ContentRule] = Table("contents", [*shapes.CONTENTS])
 STORED: Table[StoredRule] = Table("quantised weights", [*quantization.STORED])

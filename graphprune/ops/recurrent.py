@@ -10,6 +10,7 @@ from math import prod
 
 from graphprune.axes import UNIT, Axis, Equation, Pin, Role, Same, Use, concat, product
 from graphprune.axes.equations import Letter
+from graphprune.ops.gather import BoundRule
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Row, ShapeOf, row
 from graphprune.ops.sizes import RefitRule, attributes
 
@@ -134,3 +135,11 @@ def recurrent_cost(op: Op, shape: ShapeOf) -> int:
 
 
 COSTS: tuple[Row[CostRule], ...] = (row(recurrent_cost, "LSTM", "GRU", "RNN"),)
+
+
+def lengths_bound(op: Op) -> tuple[int, int]:
+    """No sequence is longer than the number of steps."""
+    return _LENGTHS, op.x(_X).shape[1 if op.attr("layout", 0) else 0] + 1
+
+
+BOUNDS: tuple[Row[BoundRule], ...] = (row(lengths_bound, "LSTM", "GRU", "RNN"),)

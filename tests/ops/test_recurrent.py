@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 from oracles import Feeds, Net, Runs, check, solved
 
+from graphprune.feeds import index_bounds
 from graphprune.runtime import Runtime, open_session, run
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -203,3 +204,25 @@ def test_steps_are_pinned() -> None:
     y = layer(net, "RNN", net("Reshape", y, net.ints(8, BATCH, IN)))
     net.output(net.matmul(net("Squeeze", y, net.ints(1)), HIDDEN, OUT))
     check(net, groups=1, free={"r.r:2": "6"}, pinned={"mix:0": "steps of a recurrence"})
+
+
+def test_roles_of_the_matrix_of_states() -> None:
+    """The units that a layer makes are those that it reads at the next step: one dim, two roles in one weight."""
+    net = Net()
+    y = net("Squeeze", layer(net, "GRU", sequence(net)), net.ints(1))
+    got = check(net.output(net.matmul(y, HIDDEN, OUT)), groups=1)
+    (group,) = got.coupling.groups
+    roles = {f"{o.initializer}:{o.axis}": o.role.value for o in group.occurrences}
+    assert roles == {
+        "r.w:1": "produced", "r.r:1": "produced", "r.r:2": "contracted", "r.b:1": "produced",
+        net.initializers[-1].name + ":0": "contracted",
+    }
+
+
+def test_lengths_are_made_up_to_fit() -> None:
+    """Where nobody gives inputs, no sequence is longer than there are steps."""
+    net = Net()
+    lengths = net.input("lengths", [BATCH], np.int32)
+    y = layer(net, "LSTM", sequence(net), lengths=net("Cast", lengths, to=onnx.TensorProto.INT32))
+    _, coupling = solved(net.output(net.matmul(net("Squeeze", y, net.ints(1)), HIDDEN, OUT)))
+    assert index_bounds(coupling.graph.ops)["lengths"] == 5
