@@ -79,8 +79,8 @@ class CostModel:
 
     def op_macs(self, sizes: Mapping[Dim, int]) -> dict[str, int]:
         """Return the multiply-accumulates of each priced node."""
-        shape = self._shape_of(sizes)
-        return {op.name: rule(op, shape) for op, rule in self._priced}
+        shape, times = self._shape_of(sizes), self.coupling.graph.worlds.natural.times
+        return {op.name: rule(op, shape) * times.get(op.name, 1) for op, rule in self._priced}
 
     def __call__(self, sizes: Mapping[Dim, int]) -> Costs:
         """Return the costs when each dim in `sizes` has that size."""

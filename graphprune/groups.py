@@ -9,7 +9,8 @@ from math import prod
 
 from graphprune.axes import Axis, Dim, Follow, Origin, Pin, Product, Role, Same, Solution, Sum, leaves, show, solve
 from graphprune.normalize import COPY_MARK
-from graphprune.trace import AxisGraph, Weight
+from graphprune.trace import AxisGraph
+from graphprune.weights import Weight
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphprune.groups import Coupling, couple
-from graphprune.model import add_constant, constant_of, set_constant
-from graphprune.trace import Weight, trace
+from graphprune.model import add_constant, all_values, constant_of, set_constant
+from graphprune.trace import trace
+from graphprune.weights import Weight
 
 _LARGEST = 300_000_000
 
@@ -28,7 +29,7 @@ def lively(model: ir.Model, coupling: Coupling, gain: float, seed: int = 0) -> t
     if sum(w.size for w in weights) > _LARGEST:
         return None
     out = model.clone()
-    values = {v.name: v for v in [*out.graph.initializers.values(), *[o for n in out.graph for o in n.outputs]]}
+    values = all_values(out)
     rng = np.random.default_rng(seed)
     for weight in weights:
         value = values[weight.name]

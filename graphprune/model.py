@@ -97,6 +97,21 @@ def constants(graph: ir.Graph) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
                 yield node.outputs[0], tensor
 
 
+def values_of(graph: ir.Graph) -> list[ir.Value]:
+    """Return all values that a graph itself makes known, those of its bodies not included."""
+    return [*graph.inputs, *graph.initializers.values(), *[o for node in graph for o in node.outputs]]
+
+
+def all_values(model: ir.Model) -> dict[str, ir.Value]:
+    """Return the values of a normalised model, those inside of bodies too, by name."""
+    return {v.name: v for graph in model.graphs() for v in values_of(graph) if v.name}
+
+
+def all_nodes(model: ir.Model) -> dict[str, ir.Node]:
+    """Return the nodes of a normalised model, those inside of bodies too, by name."""
+    return {node.name or "": node for graph in model.graphs() for node in graph}
+
+
 def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
     """Return the content of an initializer or of a Constant node's output."""
     if value is None:

@@ -14,10 +14,11 @@ import onnx_ir as ir
 
 from graphprune import repeated
 from graphprune.errors import ModelError
-from graphprune.model import add_constant, constant_of, constants, unmapped
+from graphprune.model import add_constant, constant_of, constants, unmapped, values_of
 
 ORIGIN = "graphprune.shared"
 COPY_MARK = "__use"
+_BODY_MARK = "__body"
 _UNIFORM_LIMIT = 1 << 22
 
 
@@ -37,21 +38,33 @@ def normalize(model: ir.Model) -> ir.Model:
         for value in graph.initializers.values():
             if value.const_value is not None:
                 value.const_value = unmapped(value.const_value)
-    name_nodes(out.graph)
+    name_nodes(out)
+    name_values(out)
     repeated.separate(out.graph)
     unshare(out)
     return out
 
 
-def name_nodes(graph: ir.Graph) -> None:
-    """Give nodes without a name, or with another node's, one of their own."""
+def name_nodes(model: ir.Model) -> None:
+    """Give nodes without a name, or with another node's, one of their own; nodes inside of bodies, too."""
     seen: set[str] = set()
-    for i, node in enumerate(graph):
-        if not node.name or node.name in seen:
-            node.name = f"{node.op_type}_{i}"
-        while node.name in seen:
-            node.name += "_"
-        seen.add(node.name)
+    for graph in model.graphs():
+        for i, node in enumerate(graph):
+            if not node.name or node.name in seen:
+                node.name = f"{node.op_type}_{i}"
+            while node.name in seen:
+                node.name += "_"
+            seen.add(node.name)
+
+
+def name_values(model: ir.Model) -> None:
+    """Give values inside of bodies names that nothing else has: two branches may both call theirs `x`."""
+    taken: set[str | None] = set()
+    for graph in model.graphs():
+        for value in values_of(graph):
+            if value.name and value.name in taken:
+                value.name = _free_name(f"{value.name}{_BODY_MARK}", taken)
+            taken.add(value.name)
 
 
 def unshare(model: ir.Model) -> None:
@@ -60,18 +73,17 @@ def unshare(model: ir.Model) -> None:
     A tie is accidental where the tensor has at most one axis, or one value everywhere; tied matrices (embeddings,
     layers applied twice) stay tied.
     """
-    graph = model.graph
-    taken = {v.name for v in (*graph.inputs, *graph.initializers.values(), *(o for n in graph for o in n.outputs))}
-    for value, tensor in list(constants(graph)):
-        uses = list(value.uses())
-        if len(uses) < 2 or value.is_graph_output() or not _accidental(tensor):
-            continue
-        for node, index in uses[1:]:
-            if node.graph is not graph:
+    taken = {v.name for graph in model.graphs() for v in values_of(graph)}
+    for graph in list(model.graphs()):
+        for value, tensor in list(constants(graph)):
+            uses = list(value.uses())
+            if len(uses) < 2 or value.is_graph_output() or not _accidental(tensor):
                 continue
-            copy = add_constant(graph, _free_name(f"{value.name}{COPY_MARK}", taken), _alias(tensor), model.ir_version)
-            copy.metadata_props[ORIGIN] = value.name or ""
-            node.replace_input_with(index, copy)
+            for node, index in uses[1:]:
+                name = _free_name(f"{value.name}{COPY_MARK}", taken)
+                copy = add_constant(graph, name, _alias(tensor), model.ir_version)
+                copy.metadata_props[ORIGIN] = value.name or ""
+                node.replace_input_with(index, copy)
 
 
 def _free_name(base: str, taken: set[str | None]) -> str:
@@ -101,7 +113,13 @@ def _accidental(tensor: ir.TensorProtocol) -> bool:
 
 def reshare(model: ir.Model) -> None:
     """Merge again the copies made by `unshare` that ended up equal, so that the file does not grow."""
-    found = [(value, tensor, value.metadata_props.pop(ORIGIN, None)) for value, tensor in constants(model.graph)]
+    for graph in list(model.graphs()):
+        _reshare(graph)
+    repeated.merge(model.graph)
+
+
+def _reshare(graph: ir.Graph) -> None:
+    found = [(value, tensor, value.metadata_props.pop(ORIGIN, None)) for value, tensor in constants(graph)]
     kept: dict[str, list[ir.Value]] = {value.name or "": [value] for value, _, origin in found if origin is None}
     for value, tensor, origin in found:
         if origin is None:
@@ -110,11 +128,10 @@ def reshare(model: ir.Model) -> None:
         for other in group:
             if _equal(constant_of(other), tensor):
                 value.replace_all_uses_with(other)
-                _drop(model.graph, value)
+                _drop(graph, value)
                 break
         else:
             group.append(value)
-    repeated.merge(model.graph)
 
 
 def _equal(a: ir.TensorProtocol | None, b: ir.TensorProtocol) -> bool:

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from graphprune.axes import Axis, Dim, Origin, Product, Sum, leaves
 from graphprune.errors import GraphPruneError, UsageError
 from graphprune.groups import Coupling
-from graphprune.trace import Weight
+from graphprune.weights import Weight
 
 EXPECTED = "kernel positions"  # every convolution has them
 GRAPH = "(graph)"

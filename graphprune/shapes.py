@@ -17,8 +17,10 @@ import onnx
 import onnx.defs
 import onnx_ir as ir
 
-from graphprune.model import constant_of
-from graphprune.ops import CONTENTS, RANDOM, SHAPES, ShapeRule
+from graphprune.asking import as_float, outputs_of, read_type, reference, tensor_proto, type_proto
+from graphprune.model import constant_of, values_of
+from graphprune.ops import BODIES, CONTENTS, RANDOM, SHAPES, BodyRule, ShapeRule
+from graphprune.ops.control_flow import join
 from graphprune.ops.inference import Answer, Question, Seen
 from graphprune.ops.shapes import axes_kept
 
@@ -28,17 +30,22 @@ Observed: TypeAlias = "Mapping[str, tuple[int, tuple[int | None, ...]]]"
 _BFLOAT16 = onnx.TensorProto.BFLOAT16
 _SMALL = 8192
 _READ = 8192
+_ROUNDS = 8
 
 
 @dataclass
 class World:
-    """Everything known about values at one choice of input sizes; `open_axes` are those that depend on data."""
+    """Everything known about values at one choice of input sizes; `open_axes` are those that depend on data.
+
+    `times` says of nodes inside of bodies how often they run, where that is known (else 1).
+    """
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     dtypes: dict[str, int] = field(default_factory=dict)
     contents: dict[str, Content] = field(default_factory=dict)
     conflicts: list[str] = field(default_factory=list)
     open_axes: dict[str, tuple[bool, ...]] = field(default_factory=dict)
+    times: dict[str, int] = field(default_factory=dict)
 
 
 def infer(
@@ -96,23 +103,82 @@ class _Walk:
         self.ir_version = model.ir_version
         self.opset_protos = [onnx.helper.make_opsetid(d, v) for d, v in self.opsets.items()]
         self.answers: dict[tuple[Any, ...], list[Answer] | None] = {}
+        self.times = 1
 
     def visit(self, node: ir.Node) -> None:
         outputs = [o for o in node.outputs if o.name]
         if not node.inputs and len(outputs) == 1 and _read_constant(self.world, outputs[0]):
             return
         version = self.opsets.get(node.domain, 1)
-        answer = self.ask(node, version)
+        bodies = BODIES.get(node.domain, node.op_type, version)
+        answer = self.ask(node, version) if bodies is None else self.bodies(node, bodies)
         for i, out in enumerate(node.outputs):
             if out.name:
-                self.record(node, out, answer[i] if answer is not None and i < len(answer) else None)
-        self.evaluate(node, version)
+                self.record(out, answer[i] if answer is not None and i < len(answer) else None)
+        if bodies is None:
+            self.evaluate(node, version)
 
-    def record(self, node: ir.Node, out: ir.Value, answer: Answer) -> None:
+    def bodies(self, node: ir.Node, rule: BodyRule) -> list[Answer] | None:
+        """Walk the bodies of a node until the sizes of what they hand on stay the same; return the node's outputs."""
+        world = self.world
+        asked = self.question(node, [world.contents.get(v.name or "") if v is not None else None for v in node.inputs])
+        graphs = [node.attributes[name].as_graph() for name in rule.bodies]
+        try:
+            answers, taken, states = rule.enter(asked), rule.taken(asked), rule.states(asked)
+            times = [rule.times(asked) if taken in (None, k) else 0 for k in range(len(graphs))]
+            inner: list[list[Answer]] = []
+            for _ in range(_ROUNDS):
+                inner = [self.body(g, answers, n) for g, n in zip(graphs, times, strict=True)]
+                joined = list(answers)
+                for i, o in states:
+                    joined[i] = join(answers[i], inner[0][o])
+                if joined == answers:
+                    break
+                answers = joined
+            else:
+                return None
+            if taken is not None:
+                self.hand_on(node, graphs[taken])
+            return rule.leave(asked, inner)
+        except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            world.conflicts.append(f"{node.op_type} {node.name!r}: its bodies do not fit ({type(error).__name__})")
+            return None
+
+    def body(self, graph: ir.Graph, answers: list[Answer], times: int) -> list[Answer]:
+        """Walk a body that runs so many times, with inputs of these types and sizes; return those of its outputs."""
+        world, known = self.world, len(self.world.conflicts)
+        for value in (v for g in (graph, *graph.subgraphs()) for v in values_of(g)):
+            for known_of in (world.contents, world.shapes, world.open_axes):
+                known_of.pop(value.name or "", None)
+        for value, answer in zip(graph.inputs, answers, strict=True):
+            self.record(value, answer)
+        for value in graph.initializers.values():
+            _read_constant(world, value)
+        outer, self.times = self.times, self.times * times
+        for node in graph:
+            world.times[node.name or ""] = self.times
+            self.visit(node)
+        self.times = outer
+        if not times:
+            del world.conflicts[known:]  # nobody runs it
+        return [(world.dtypes.get(v.name or "", 0), world.shapes.get(v.name or "")) for v in graph.outputs]
+
+    def hand_on(self, node: ir.Node, graph: ir.Graph) -> None:
+        """Give outputs the known contents of the branch that is taken."""
+        for out, inner in zip(node.outputs, graph.outputs, strict=True):
+            content = self.world.contents.get(inner.name or "")
+            if content is not None:
+                self.world.contents[out.name or ""] = content
+
+    def record(self, out: ir.Value, answer: Answer) -> None:
         name = out.name or ""
         dtype, shape = answer if answer is not None else (0, None)
-        if shape is None and out.shape is not None:
-            shape = tuple(int(n) if isinstance(n, int) else None for n in out.shape)
+        if out.shape is not None:
+            stated = tuple(int(n) if isinstance(n, int) else None for n in out.shape)
+            if shape is None:
+                shape = stated
+            elif len(shape) == len(stated):
+                shape = tuple(b if a is None else a for a, b in zip(shape, stated, strict=True))
         if name in self.observed:
             seen_dtype, seen = self.observed[name]
             dtype = dtype or seen_dtype
@@ -156,34 +222,38 @@ class _Walk:
             proto.input.append(name)
             if value is None or not value.name:
                 continue
-            types[name] = _type_proto(self.world.dtypes.get(value.name, 0), self.world.shapes.get(value.name))
+            types[name] = type_proto(self.world.dtypes.get(value.name, 0), self.world.shapes.get(value.name))
             content = known[i]
             if content is not None:
-                data[name] = _tensor_proto(content, self.world.dtypes[value.name])
+                data[name] = tensor_proto(content, self.world.dtypes[value.name])
         proto.output.extend(f"o{i}" for i in range(len(node.outputs)))
         if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
             return None
-        got = self.outputs_of(schema, proto, types, data)
+        got = outputs_of(schema, proto, types, data, self.opset_protos, self.ir_version)
         if isinstance(got, str) and any(t.tensor_type.elem_type == _BFLOAT16 for t in types.values()):
-            got = self.outputs_of(schema, proto, _as_float(types), data)  # sizes do not depend on the type
+            # sizes do not depend on the type
+            got = outputs_of(schema, proto, as_float(types), data, self.opset_protos, self.ir_version)
         if isinstance(got, str):
             self.world.conflicts.append(f"{node.op_type} {node.name!r}: {got}")
             return None
-        answers = [_read_type(got.get(f"o{i}")) for i in range(len(node.outputs))]
+        answers = [read_type(got.get(f"o{i}")) for i in range(len(node.outputs))]
         return [self.complete(node, answers[0]), *answers[1:]]
 
-    def own_answer(self, rule: ShapeRule, node: ir.Node, known: list[Content | None]) -> list[Answer] | None:
-        """Ask the table of shapes; a rule that does not fit the node is a conflict."""
+    def question(self, node: ir.Node, known: list[Content | None]) -> Question:
+        """Return what a rule for sizes sees of a node."""
         world = self.world
         inputs = tuple(
             Seen(world.dtypes.get(v.name, 0), world.shapes.get(v.name), content) if v is not None and v.name else None
             for v, content in zip(node.inputs, known, strict=True)
         )
-        attributes = {k: a.value for k, a in node.attributes.items()}
+        return Question(inputs, {k: a.value for k, a in node.attributes.items()}, len(node.outputs))
+
+    def own_answer(self, rule: ShapeRule, node: ir.Node, known: list[Content | None]) -> list[Answer] | None:
+        """Ask the table of shapes; a rule that does not fit the node is a conflict."""
         try:
-            return rule(Question(inputs, attributes, len(node.outputs)))
+            return rule(self.question(node, known))
         except (AssertionError, IndexError, KeyError, TypeError, ValueError) as error:
-            world.conflicts.append(f"{node.op_type} {node.name!r}: its sizes do not fit ({type(error).__name__})")
+            self.world.conflicts.append(f"{node.op_type} {node.name!r}: its sizes do not fit ({type(error).__name__})")
             return None
 
     def complete(self, node: ir.Node, answer: Answer) -> Answer:
@@ -197,21 +267,6 @@ class _Walk:
         contents = [self.world.contents.get(v.name or "") if v is not None else None for v in node.inputs]
         kept = axes_kept(node.op_type, attributes, contents, len(first))
         return answer[0], tuple(first[k] if n is None and k in kept else n for k, n in enumerate(answer[1]))
-
-    def outputs_of(
-        self,
-        schema: onnx.defs.OpSchema,
-        proto: onnx.NodeProto,
-        types: dict[str, onnx.TypeProto],
-        data: dict[str, onnx.TensorProto],
-    ) -> dict[str, onnx.TypeProto] | str:
-        """Return what onnx infers, or what it objects to."""
-        try:
-            return onnx.shape_inference.infer_node_outputs(
-                schema, proto, types, data, opset_imports=self.opset_protos, ir_version=self.ir_version
-            )
-        except Exception as error:
-            return str(error).splitlines()[0][:200]
 
     def evaluate(self, node: ir.Node, version: int) -> None:
         """Carry out a node on small known contents."""
@@ -230,7 +285,7 @@ class _Walk:
         outs = [world.shapes.get(o.name or "") for o in node.outputs]
         if any(s is not None and np.prod(s, dtype=np.int64) > _SMALL for s in outs):
             return
-        results = _reference(node, version, contents)
+        results = reference(node, version, contents)
         for out, result in zip(node.outputs, results or (), strict=False):
             if out.name and isinstance(result, np.ndarray | np.generic):
                 array = np.asarray(result)
@@ -239,55 +294,3 @@ class _Walk:
                     world.contents[out.name] = array
                     world.shapes[out.name] = array.shape
                     world.open_axes.pop(out.name, None)
-
-
-def _reference(node: ir.Node, version: int, contents: list[Content | None]) -> tuple[Any, ...] | None:
-    """Run onnx's reference operator; None where there is none or it fails."""
-    from onnx.reference.ops import load_op
-
-    if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
-        return None
-    try:
-        kernel = load_op("", node.op_type, version)
-        proto = ir.serde.serialize_node(node)
-        run = kernel(proto, {"log": _quiet, "opsets": {"": version}, "verbose": 0, "new_ops": None})
-        with np.errstate(all="ignore"):
-            result = run.run(*contents)
-    except Exception:
-        return None
-    return result if isinstance(result, tuple) else (result,)
-
-
-def _quiet(*_: object) -> None:
-    return None
-
-
-def _as_float(types: dict[str, onnx.TypeProto]) -> dict[str, onnx.TypeProto]:
-    """Replace bfloat16, which older opsets do not list, by float."""
-    out = {}
-    for name, proto in types.items():
-        out[name] = onnx.TypeProto()
-        out[name].CopyFrom(proto)
-        if proto.tensor_type.elem_type == _BFLOAT16:
-            out[name].tensor_type.elem_type = onnx.TensorProto.FLOAT
-    return out
-
-
-def _type_proto(dtype: int, shape: tuple[int, ...] | None) -> onnx.TypeProto:
-    return onnx.helper.make_tensor_type_proto(dtype, shape)
-
-
-def _tensor_proto(content: Content, dtype: int) -> onnx.TensorProto:
-    tensor = ir.serde.serialize_tensor(ir.Tensor(np.array(content, order="C"), dtype=ir.DataType(dtype)))
-    return tensor
-
-
-def _read_type(proto: onnx.TypeProto | None) -> Answer:
-    if proto is None or not proto.HasField("tensor_type"):
-        return None
-    tensor = proto.tensor_type
-    if not tensor.HasField("shape"):
-        return tensor.elem_type, None
-    return tensor.elem_type, tuple(
-        d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim
-    )

@@ -7,8 +7,7 @@ without a rule pins all that it touches, each with a reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from math import prod
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,38 +17,13 @@ import onnx_ir as ir
 from graphprune import stored
 from graphprune.axes import Axis, Dim, Equation, Follow, Origin, Pin, Same, Use, fresh, leaves
 from graphprune.axes.equations import Free, Letter
-from graphprune.model import constant_of
-from graphprune.ops import AXES, Op, Operand
+from graphprune.model import constant_of, constants
+from graphprune.ops import AXES, BODIES, Op, Operand
+from graphprune.ops.registry import Body
 from graphprune.ops.shapes import is_filled
 from graphprune.sizes import Worlds, real_inputs, thin
 from graphprune.states import Port, border, ports
-
-_FLOATS = frozenset(
-    [ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE]
-)
-_OTHERS = frozenset([ir.DataType.UNDEFINED, ir.DataType.BOOL, ir.DataType.STRING])
-_NARROW = frozenset(d for d in ir.DataType if d not in _OTHERS and d.bitwidth <= 8)
-"""Types that quantised weights have."""
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A constant that stands for real numbers, which `read` returns.
-
-    `filled`: one value, made by a node at a fixed size. `quantised`: the file holds narrower numbers.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    axes: tuple[Axis, ...]
-    read: Callable[[], npt.NDArray[Any]] = field(repr=False)
-    itemsize: float = 4
-    filled: bool = False
-    quantised: bool = False
-
-    @property
-    def size(self) -> int:
-        return prod(self.shape)
+from graphprune.weights import FLOATS, NARROW, Weight, filling
 
 
 @dataclass(frozen=True)
@@ -115,12 +89,16 @@ class _Tracer:
         if tensor is None or value.name is None:
             return False
         operand = self.operand(value)
+        if not operand.rank_known:  # in a body that nobody walked
+            shape = tuple(tensor.shape.numpy())
+            operand = Operand(value.name, shape, tuple(map(fresh, shape)), (False,) * len(shape))
+            self.values[value.name] = operand
         self.constants[value.name] = operand
-        if tensor.dtype in _FLOATS:
+        if tensor.dtype in FLOATS:
             self.weights[value.name] = Weight(
                 value.name, operand.shape, operand.axes, tensor.numpy, tensor.dtype.itemsize
             )
-        elif tensor.dtype in _NARROW:
+        elif tensor.dtype in NARROW:
             self.narrow[value.name] = tensor
         else:
             return True
@@ -159,16 +137,28 @@ class _Tracer:
             return
         version = self.model.graph.opset_imports.get(node.domain, 1)
         domain = "" if node.domain == "ai.onnx" else node.domain
+        rule = BODIES.get(domain, node.op_type, version)
+        bodies = tuple(self.body(node.attributes[name].as_graph()) for name in rule.bodies) if rule else ()
         op = Op(
             node.name or "", node.op_type, domain, version,
             tuple(self.operand(v) if v is not None and v.name else None for v in node.inputs),
             tuple(self.operand(v) if v.name and self.needed(v) else None for v in node.outputs),
             {k: _attribute(a) for k, a in node.attributes.items()},
+            bodies,
         )
         self.ops.append(op)
         self.ask(op)
-        self.capture(node)
+        if rule is None:
+            self.close(node)
         self.follow(op)
+
+    def body(self, graph: ir.Graph) -> Body:
+        """Trace the nodes inside of a node."""
+        for value in graph.initializers.values():
+            self.constant(value)
+        for node in graph:
+            self.node(node)
+        return Body(tuple(self.operand(v) for v in graph.inputs), tuple(self.operand(v) for v in graph.outputs))
 
     def needed(self, value: ir.Value) -> bool:
         """Outputs that nobody reads and whose shape nobody tells count as absent."""
@@ -177,7 +167,7 @@ class _Tracer:
     def ask(self, op: Op) -> None:
         origin = Origin(op.name, op.type if not op.domain else f"{op.domain}.{op.type}")
         rule = AXES.get(op.domain, op.type, op.version)
-        operands = [o for o in (*op.inputs, *op.outputs) if o is not None]
+        operands = op.operands
         if rule is None:
             self.refuse(operands, f"no axis rule for {origin.operator}", origin)
             return
@@ -223,28 +213,24 @@ class _Tracer:
             for axis in operand.axes:
                 self.equations.append((Pin(axis, reason), origin))
 
-    def capture(self, node: ir.Node) -> None:
-        """Values that a subgraph uses from outside are pinned."""
-        for attribute in node.attributes.values():
-            if attribute.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
-                continue
-            graphs = [attribute.value] if attribute.type == ir.AttributeType.GRAPH else attribute.value
-            for graph in graphs:
-                for inner in graph.all_nodes():
-                    for value in inner.inputs:
-                        if value is not None and value.name in self.values:
-                            self.pin(self.values[value.name], f"used inside a body of {node.op_type}", node.name or "")
-                for value in graph.outputs:
+    def close(self, node: ir.Node) -> None:
+        """Pin what is inside of bodies that no rule knows, and what they use from outside."""
+        for graph in (g for a in node.attributes.values() for g in _graphs(a)):
+            for inner in (graph, *graph.subgraphs()):
+                for value, _ in constants(inner):
+                    self.constant(value)
+                used = [v for n in inner for v in n.inputs if v is not None]
+                for value in (*inner.initializers.values(), *used, *inner.outputs):
                     if value.name in self.values:
-                        self.pin(self.values[value.name], f"used inside a body of {node.op_type}", node.name or "")
+                        self.pin(self.values[value.name], f"inside a body of {node.op_type}", node.name or "")
 
     def follow(self, op: Op) -> None:
         """Note which weights a value is made of and nothing else; a filled output is a weight of its own."""
         y = op.output(0)
         if y is None:
             return
-        if is_filled(op) and y.rank_known and not any(y.dynamic) and self.worlds.traced.dtypes.get(y.name) in _FLOATS:
-            self.weights[y.name] = Weight(y.name, y.shape, y.axes, _reader(op, y.shape), filled=True)
+        if is_filled(op) and y.rank_known and not any(y.dynamic) and self.worlds.traced.dtypes.get(y.name) in FLOATS:
+            self.weights[y.name] = Weight(y.name, y.shape, y.axes, filling(op, y.shape), filled=True)
             self.sources[y.name] = frozenset([y.name])
             return
         inputs = [o for o in op.inputs if o is not None]
@@ -257,11 +243,11 @@ class _Tracer:
 
     def result(self) -> AxisGraph:
         reads = {name: tensor.numpy for name, tensor in self.narrow.items()}
-        for name, read in stored.find(self.ops, reads):
+        found: dict[str, Weight] = {}
+        for name, read in stored.find(self.ops, reads, {w.name: w.read for w in self.weights.values()}):
             operand, dtype = self.constants[name], self.narrow[name].dtype
-            self.weights[name] = Weight(
-                name, operand.shape, operand.axes, read, dtype.itemsize, quantised=True
-            )
+            found[name] = Weight(name, operand.shape, operand.axes, read, dtype.itemsize, quantised=True)
+        self.weights = {**found, **self.weights}  # a group is called after its first weight, not after a scale
         return AxisGraph(
             tuple(self.ops), self.values, self.weights, self.constants, tuple(self.equations), self.letters,
             self.uses, self.sources, self.worlds, ports=self.ports,
@@ -272,13 +258,12 @@ def _same(a: npt.NDArray[Any], b: npt.NDArray[Any] | None) -> bool:
     return b is not None and a.shape == b.shape and bool(np.array_equal(a, b))
 
 
+def _graphs(attribute: ir.Attr) -> tuple[ir.Graph, ...]:
+    if attribute.type == ir.AttributeType.GRAPH:
+        return (attribute.as_graph(),)
+    return tuple(attribute.as_graphs()) if attribute.type == ir.AttributeType.GRAPHS else ()
+
+
 def _attribute(attribute: ir.Attr) -> Any:
     value = attribute.value
     return value.decode() if isinstance(value, bytes) else list(value) if isinstance(value, tuple) else value
-
-
-def _reader(op: Op, shape: tuple[int, ...]) -> Callable[[], npt.NDArray[Any]]:
-    value = op.attr("value")
-    number = float(value.numpy().ravel()[0]) if value is not None else 0.0
-    return lambda: np.broadcast_to(np.float32(number), shape)
-

@@ -21,7 +21,8 @@ from graphprune.score.base import Place
 from graphprune.score.elements import elementwise, slot_sums, uniform_sums
 from graphprune.score.fpgm import distance_sums, owned
 from graphprune.sizes import choose
-from graphprune.trace import Weight, trace
+from graphprune.trace import trace
+from graphprune.weights import Weight
 
 RNG = np.random.default_rng(0)
 

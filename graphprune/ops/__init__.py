@@ -3,13 +3,15 @@
 `AXES`: which axes are the same, and which may not change. `REFITS`: which attributes and integer inputs
 follow a size. `BOUNDS`: below which number indices must lie. `COSTS`: multiply-accumulates. `CONTENTS`: which contents
 shapes alone tell. `SHAPES`: type and sizes of outputs where onnx has no answer.
-`STORED`: which operands hold quantised weights.
+`STORED`: which operands hold quantised weights. `BODIES`: what sizes cross the border of an operator's bodies.
 """
 
 from __future__ import annotations
 
 from graphprune.ops import (
     attention,
+    blockwise,
+    control_flow,
     conv,
     cuts,
     elementwise,
@@ -18,12 +20,15 @@ from graphprune.ops import (
     matmul,
     movement,
     normalization,
+    qlinear,
+    qshapes,
     quantization,
     recurrent,
     reduction,
     resample,
     shapes,
 )
+from graphprune.ops.control_flow import BodyRule
 from graphprune.ops.gather import CARRIERS, PICKERS, REPEATERS, BoundRule
 from graphprune.ops.inference import ShapeRule
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Table
@@ -44,7 +49,11 @@ AXES: Table[AxisRule] = Table(
         *resample.AXES,
         *gather.AXES,
         *attention.AXES,
+        *control_flow.AXES,
         *recurrent.AXES,
+        *quantization.AXES,
+        *qlinear.AXES,
+        *blockwise.AXES,
         *shapes.AXES,
     ],
 )
@@ -59,29 +68,46 @@ REFITS: Table[RefitRule] = Table(
         *gather.REFITS,
         *attention.REFITS,
         *recurrent.REFITS,
+        *quantization.REFITS,
+        *qlinear.REFITS,
+        *blockwise.REFITS,
         *shapes.REFITS,
     ],
 )
 BOUNDS: Table[BoundRule] = Table("bounds", [*gather.BOUNDS, *recurrent.BOUNDS])
-COSTS: Table[CostRule] = Table("costs", [*conv.COSTS, *matmul.COSTS, *attention.COSTS, *recurrent.COSTS])
+COSTS: Table[CostRule] = Table(
+    "costs",
+    [
+        *conv.COSTS,
+        *matmul.COSTS,
+        *attention.COSTS,
+        *recurrent.COSTS,
+        *quantization.COSTS,
+        *qlinear.COSTS,
+        *blockwise.COSTS,
+    ],
+)
 CONTENTS: Table[ContentRule] = Table("contents", [*shapes.CONTENTS])
-STORED: Table[StoredRule] = Table("quantised weights", [*quantization.STORED])
-SHAPES: Table[ShapeRule] = Table("shapes", [*inference.SHAPES])
+BODIES: Table[BodyRule] = Table("bodies", [*control_flow.BODIES])
+STORED: Table[StoredRule] = Table("quantised weights", [*quantization.STORED, *qlinear.STORED, *blockwise.STORED])
+SHAPES: Table[ShapeRule] = Table("shapes", [*inference.SHAPES, *qshapes.SHAPES])
 
 __all__ = [
     "AXES",
+    "BODIES",
     "BOUNDS",
     "CARRIERS",
     "CONTENTS",
     "COSTS",
     "FILLERS",
     "PICKERS",
-    "REPEATERS",
     "RANDOM",
     "REFITS",
+    "REPEATERS",
     "SHAPES",
     "STORED",
     "AxisRule",
+    "BodyRule",
     "CostRule",
     "Op",
     "Operand",

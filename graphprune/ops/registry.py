@@ -38,6 +38,14 @@ class Operand:
 
 
 @dataclass(frozen=True, slots=True)
+class Body:
+    """A graph inside of a node: a branch, or what a loop repeats."""
+
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Operand, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Op:
     """A node as a rule sees it; absent optional inputs and outputs are None."""
 
@@ -48,6 +56,13 @@ class Op:
     inputs: tuple[Operand | None, ...]
     outputs: tuple[Operand | None, ...]
     attributes: Mapping[str, Any]
+    bodies: tuple[Body, ...] = ()
+
+    @property
+    def operands(self) -> list[Operand]:
+        """All values that a node's rule speaks of, those at the borders of its bodies last."""
+        inside = [o for body in self.bodies for o in (*body.inputs, *body.outputs)]
+        return [*[o for o in (*self.inputs, *self.outputs) if o is not None], *inside]
 
     def attr(self, name: str, default: Any = None) -> Any:
         return self.attributes.get(name, default)

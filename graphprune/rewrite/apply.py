@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from graphprune.axes import Axis, Dim, Role, Use, kept_size, leaves, slots
 from graphprune.groups import Coupling
-from graphprune.model import add_constant, constant_of, set_constant
+from graphprune.model import add_constant, all_nodes, all_values, constant_of, set_constant
 from graphprune.normalize import reshare
 from graphprune.ops import REFITS
 from graphprune.ops.sizes import Shrunk
@@ -29,7 +29,7 @@ def rearranged(model: ir.Model, coupling: Coupling, chosen: Chosen) -> ir.Model:
     """
     out = model.clone()
     view = _View(coupling, chosen)
-    values = {v.name: v for v in _values(out.graph)}
+    values = all_values(out)
     for name, operand in coupling.graph.constants.items():
         if any(view.touched(a) for a in operand.axes):
             _slice(values[name], [view.index(a) for a in operand.axes])
@@ -74,10 +74,6 @@ class _View:
         return slot if got is None else int((got < slot).sum())
 
 
-def _values(graph: ir.Graph) -> list[ir.Value]:
-    return [*graph.inputs, *graph.initializers.values(), *[o for n in graph for o in n.outputs]]
-
-
 def _slice(value: ir.Value, index: list[npt.NDArray[np.int64] | None]) -> None:
     tensor = constant_of(value)
     assert tensor is not None
@@ -102,7 +98,7 @@ def _taker(tensor: ir.TensorProtocol, index: list[npt.NDArray[np.int64] | None])
 
 def _refit(model: ir.Model, coupling: Coupling, view: _View) -> None:
     """Ask the refit rule of every node whose operands shrink, and carry out what it answers."""
-    nodes = {n.name: n for n in model.graph}
+    nodes = all_nodes(model)
     resized = {name for name, o in coupling.graph.values.items() if any(view.shrunk(a) for a in o.axes)}
     patcher = Patcher(model, coupling.graph.worlds, resized)
     for op in coupling.graph.ops:
@@ -137,7 +133,7 @@ def masked(model: ir.Model, coupling: Coupling, chosen: Chosen) -> ir.Model:
     """
     out = model.clone()
     view = _View(coupling, chosen)
-    nodes = {n.name: n for n in out.graph}
+    nodes = all_nodes(out)
     done: set[tuple[str, int, int]] = set()
     for op in coupling.graph.ops:
         made = (coupling.graph.sources, coupling.graph.constants)
@@ -181,5 +177,5 @@ def _mask(model: ir.Model, node: ir.Node, use: Use, shape: tuple[int, ...], axis
         product = ir.node("Mul", [value, constant("", mask, dtype)], name=name + ".mul")
     product.outputs[0].name = name + ".out"
     product.outputs[0].type = value.type
-    model.graph.insert_before(node, product)
+    (node.graph or model.graph).insert_before(node, product)
     node.replace_input_with(use.operand, product.outputs[0])

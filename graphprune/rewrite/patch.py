@@ -120,9 +120,9 @@ class Patcher:
         node.outputs[0].name = f"{near.name}/{op_type.lower()}_{self.count}_out"
         producers = [p for p in (v.producer() for v in inputs) if p is not None and p.inputs]
         if producers:
-            self.graph.insert_after(producers[0], node)
+            (producers[0].graph or self.graph).insert_after(producers[0], node)
         else:
-            self.graph.insert_before(near, node)
+            (near.graph or self.graph).insert_before(near, node)
         return node.outputs[0]
 
     def freeze(self, node: ir.Node, change: FreezeOutput) -> None:
@@ -131,7 +131,7 @@ class Patcher:
         changed = {k for k, e in enumerate(change.elements) if e is not None}
         uses, frozen = list(output.uses()), None
         for reader, index in uses:
-            if reader.graph is self.graph and index == 0:
+            if index == 0:
                 contents = self._contents(reader)
                 read = elements_read(reader.op_type, self._attributes(reader), contents, len(change.elements))
                 if read is not None and not read & changed:
@@ -157,9 +157,10 @@ class Patcher:
         was.type, was.shape = output.type, output.shape
         name = output.name
         output.name, was.name = f"{name}/now", name
-        for k, value in enumerate(list(self.graph.outputs)):
-            if value is output:
-                self.graph.outputs[k] = was
+        for graph in self.model.graphs():
+            for k, value in enumerate(list(graph.outputs)):
+                if value is output:
+                    graph.outputs[k] = was
 
     def _attributes(self, node: ir.Node) -> dict[str, object]:
         return {k: a.value for k, a in node.attributes.items()}

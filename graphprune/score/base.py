@@ -12,7 +12,7 @@ import numpy.typing as npt
 from graphprune.axes import Axis, Dim, Role
 from graphprune.errors import ModelError
 from graphprune.groups import ChannelGroup, Coupling, Occurrence
-from graphprune.trace import Weight
+from graphprune.weights import Weight
 
 Vector: TypeAlias = npt.NDArray[np.float64]
 """One score for each index of a dim, shape [dim.size]."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from graphprune.axes import reduce
 from graphprune.score.base import Measure, Place, Vector, check_finite
-from graphprune.trace import Weight
+from graphprune.weights import Weight
 
 Element: TypeAlias = Callable[[Vector, Vector], object]
 """`element(block, out)` writes the scores of a block of elements into `out`, which may be the block itself."""

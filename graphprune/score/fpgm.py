@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from graphprune.axes import Axis, Dim, Sum
 from graphprune.score.base import Parts, Place, Request, Vector, check_finite, informative, over_weights
-from graphprune.trace import Weight
+from graphprune.weights import Weight
 
 _TILE = 512
 _COLUMNS = 2048
