@@ -15,14 +15,16 @@ Array = npt.NDArray[Any]
 Read = Callable[[], Array]
 
 
-def find(ops: Sequence[Op], reads: Mapping[str, Read]) -> Iterator[tuple[str, Read]]:
+def find(ops: Sequence[Op], reads: Mapping[str, Read], scales: Mapping[str, Read]) -> Iterator[tuple[str, Read]]:
     """Yield each constant that is a quantised weight, and what reads the real numbers that it stands for.
 
-    `reads` has the content of constants by name. A constant may reach the operator that knows its scale through others
-    that only move elements; then the scale is used where it is one number. Real numbers have the sizes of the constant.
+    `reads` has the content of narrow constants by name, `scales` that of real ones. A constant may reach the operator
+    that knows its scale through others that only move elements; then the scale is used where it is one number. Real
+    numbers have the sizes of the constant.
     """
     around = Around({o.name: op for op in ops for o in op.outputs if o is not None}, _readers(ops))
     origins = _origins(ops, reads)
+    known = {**scales, **reads}
     done: set[str] = set()
     for op in ops:
         rule = STORED.get(op.domain, op.type, op.version)
@@ -31,7 +33,7 @@ def find(ops: Sequence[Op], reads: Mapping[str, Read]) -> Iterator[tuple[str, Re
             name = origins.get(operand.name) if operand is not None else None
             if name is not None and operand is not None and name not in done:
                 done.add(name)
-                yield name, _reader(stored, name, reads, direct=name == operand.name)
+                yield name, _reader(stored, name, known, direct=name == operand.name)
 
 
 def _readers(ops: Sequence[Op]) -> dict[str, list[Op]]:

@@ -19,7 +19,8 @@ class Stored:
     """Input `weight` of a node holds quantised numbers.
 
     `real(arrays)` gets the content of `operands`, constants of the model by name (None where one is absent or made at
-    run time, the weight itself first), and returns the real numbers: same sizes along every axis that may be pruned.
+    run time, the weight itself first), and returns the real numbers: same sizes along every axis that may be pruned;
+    where several lie in one element of the file, an axis more.
     """
 
     weight: int
