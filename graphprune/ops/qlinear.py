@@ -142,7 +142,6 @@ AXES: tuple[Row[AxisRule], ...] = (
         quantised(matmul, (0, 1), "As MatMul, then a bias", zeros={1: 3}, along={2: (1, -1), 3: (1, -1), 4: (1, -1)}),
         "DynamicQuantizeMatMul", domain=DOMAIN,
     ),
-    row(matmul, "MatMulInteger16", domain=DOMAIN),
     row(
         quantised(nary, (0, 3), "Both operands broadcast to the output"), "QLinearAdd", "QLinearMul", domain=DOMAIN
     ),
@@ -175,7 +174,7 @@ def conv_cost(op: Op, shape: ShapeOf) -> int:
 COSTS: tuple[Row[CostRule], ...] = (
     row(conv_cost, "QLinearConv", domain=DOMAIN),
     row(borrowed_cost(gemm_cost, (0, 3)), "QGemm", domain=DOMAIN),
-    row(matmul_cost, "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger16", domain=DOMAIN),
+    row(matmul_cost, "MatMulIntegerToFloat", "DynamicQuantizeMatMul", domain=DOMAIN),
     row(attention_weights_cost, "QAttention", domain=DOMAIN),
 )
 

@@ -142,17 +142,12 @@ def _gemm(asked: Question) -> int:
     return asked.dtype(8) or onnx.TensorProto.FLOAT
 
 
-def _integers(asked: Question) -> int:
-    return onnx.TensorProto.INT32
-
-
 SHAPES: tuple[Row[ShapeRule], ...] = (
     row(quantize, "QuantizeLinear", domain=DOMAIN),
     row(dequantize, "DequantizeLinear", domain=DOMAIN),
     row(with_channels_last("Conv", (0, 3)), "QLinearConv", domain=DOMAIN),
     row(as_plain("Gemm", (0, 3), _gemm), "QGemm", domain=DOMAIN),
     row(as_plain("MatMul", (0, 1), _float), "MatMulIntegerToFloat", "DynamicQuantizeMatMul", domain=DOMAIN),
-    row(as_plain("MatMul", (0, 1), _integers), "MatMulInteger16", domain=DOMAIN),
     row(broadcast(0, 3), "QLinearAdd", "QLinearMul", domain=DOMAIN),
     row(broadcast(0, 1, 4), "QLinearWhere", domain=DOMAIN),
     row(like_first, "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", domain=DOMAIN),

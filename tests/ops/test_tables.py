@@ -13,10 +13,10 @@ from graphprune.ops.registry import Table, row
 
 # What onnx has and CNNs, detectors and transformers do not use as plain operators; all of it is pinned.
 OTHERS = {
-    "AffineGrid", "BlackmanWindow", "CausalConvWithState", "Constant", "ConvInteger", "DFT", "DequantizeLinear", "Det",
-    "DynamicQuantizeLinear", "HammingWindow", "HannWindow", "If", "ImageDecoder", "LinearAttention",
-    "Loop", "MatMulInteger", "MaxUnpool", "MelWeightMatrix", "Multinomial", "NegativeLogLikelihoodLoss", "QLinearConv",
-    "QLinearMatMul", "QuantizeLinear", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+    "AffineGrid", "BlackmanWindow", "CausalConvWithState", "Constant", "DFT", "Det",
+    "HammingWindow", "HannWindow", "If", "ImageDecoder", "LinearAttention",
+    "Loop", "MaxUnpool", "MelWeightMatrix", "Multinomial", "NegativeLogLikelihoodLoss",
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
     "STFT", "Scan", "SoftmaxCrossEntropyLoss", "SwiGLU", "TfIdfVectorizer",
 }
 OTHER_TYPES = re.compile("Sequence|Optional|String|Regex")
