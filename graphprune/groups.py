@@ -139,7 +139,8 @@ def _roles(
             if use.role is Role.NORMALISED:
                 normalised.update(dims)
             for source in graph.sources.get(operand.name, ()):
-                own = [k for k, a in enumerate(operand.axes) if a is use.axis] if source == operand.name else []
+                mine = source == operand.name
+                own: list[int | None] = [k for k, a in enumerate(operand.axes) if mine and a is use.axis]
                 for d in dims:
                     for key in [(source, d, k) for k in own or [None]]:
                         if roles.get(key) in (None, Role.CARRIED):

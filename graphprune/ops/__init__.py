@@ -90,7 +90,7 @@ COSTS: Table[CostRule] = Table(
 CONTENTS: Table[ContentRule] = Table("contents", [*shapes.CONTENTS])
 BODIES: Table[BodyRule] = Table("bodies", [*control_flow.BODIES])
 STORED: Table[StoredRule] = Table("quantised weights", [*quantization.STORED, *qlinear.STORED, *blockwise.STORED])
-SHAPES: Table[ShapeRule] = Table("shapes", [*inference.SHAPES, *qshapes.SHAPES])
+SHAPES: Table[ShapeRule] = Table("shapes", [*inference.SHAPES, *recurrent.SHAPES, *qshapes.SHAPES])
 
 __all__ = [
     "AXES",

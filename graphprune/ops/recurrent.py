@@ -11,6 +11,7 @@ from math import prod
 from graphprune.axes import UNIT, Axis, Equation, Pin, Role, Same, Use, concat, product
 from graphprune.axes.equations import Letter
 from graphprune.ops.gather import BoundRule
+from graphprune.ops.inference import Answer, Question, ShapeRule
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Row, ShapeOf, row
 from graphprune.ops.sizes import RefitRule, attributes
 
@@ -25,6 +26,11 @@ _ELEMENTWISE = frozenset(
 _X, _W, _R, _B, _LENGTHS, _H, _C, _P = range(8)
 _STEPS = "steps of a recurrence"
 _DIRECTIONS = "directions of a recurrence"
+
+
+def as_text(value: object) -> str:
+    """Return a string attribute as text: files hold bytes."""
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def gate_axis(gates: int, hidden: Axis) -> Axis:
@@ -103,9 +109,8 @@ def _state(op: Op, operand: Operand, axes: tuple[Axis, Axis, Axis]) -> Iterator[
 def _mixed(op: Op, hidden: Axis) -> Iterator[Equation]:
     """Units may go only where each is computed from its own sums."""
     for name in op.attr("activations") or ():
-        text = name.decode() if isinstance(name, bytes) else str(name)
-        if text.lower() not in _ELEMENTWISE:
-            yield Pin(hidden, f"the activation {text!r} may mix units")
+        if as_text(name).lower() not in _ELEMENTWISE:
+            yield Pin(hidden, f"the activation {as_text(name)!r} may mix units")
 
 
 def lstm(op: Op) -> Iterator[Equation]:
@@ -135,6 +140,22 @@ def recurrent_cost(op: Op, shape: ShapeOf) -> int:
 
 
 COSTS: tuple[Row[CostRule], ...] = (row(recurrent_cost, "LSTM", "GRU", "RNN"),)
+
+
+def recurrent_shapes(asked: Question) -> list[Answer]:
+    """Outputs of a layer: `s d b h` and `d b h`, or samples first where `layout` says so."""
+    x, hidden = asked.shape(_X), asked.attributes.get("hidden_size")
+    if x is None or len(x) != 3 or not hidden:
+        return [None] * asked.outputs
+    swapped = bool(asked.attributes.get("layout", 0))
+    steps, batch = x[:2][:: -1 if swapped else 1]
+    directions = 2 if as_text(asked.attributes.get("direction", "forward")) == "bidirectional" else 1
+    state = (batch, directions, hidden) if swapped else (directions, batch, hidden)
+    y = (batch, steps, directions, hidden) if swapped else (steps, *state)
+    return [(asked.dtype(_X), y if k == 0 else state) for k in range(asked.outputs)]
+
+
+SHAPES: tuple[Row[ShapeRule], ...] = (row(recurrent_shapes, "LSTM", "GRU", "RNN", until=6),)
 
 
 def lengths_bound(op: Op) -> tuple[int, int]:

@@ -37,6 +37,29 @@ def test_layer(operator: str, direction: str, opset: int) -> None:
     assert got.macs(operator) == 4 * BATCH * d * GATES[operator] * HIDDEN * (7 + HIDDEN)
 
 
+@pytest.mark.parametrize(("operator", "opset"), [("LSTM", 6), ("GRU", 6), ("GRU", 2), ("LSTM", 1), ("RNN", 6)])
+def test_before_opset_7(operator: str, opset: int) -> None:
+    """Neither onnx infers sizes there nor does onnxruntime run them; onnx's reference does, except for RNN."""
+    net = Net(opset, ir_version=4)
+    extra = {"output_sequence": 1} if operator == "RNN" else {}
+    y, h = layer(net, operator, sequence(net), n=2, **extra)
+    net.output(net("MatMul", net("Squeeze", y, axes=[1]), net.weight(HIDDEN, OUT, name="o")))
+    net.output(net("MatMul", net("Squeeze", h, axes=[0]), net.weight(HIDDEN, OUT, name="p")))
+    if operator == "RNN":
+        _, coupling = solved(net)
+        assert [(g.size, len(g.occurrences)) for g in coupling.groups] == [(6, 6)]
+    else:
+        check(net, groups=1, free={"r.r:2": "6", "o:0": "6", "p:0": "6"}, reference=True)
+
+
+def test_both_directions_before_opset_7() -> None:
+    net = Net(6, ir_version=4)
+    y = net("Transpose", layer(net, "GRU", sequence(net), direction="bidirectional"), perm=[0, 2, 1, 3])
+    y = net("Reshape", y, net.ints(4 * BATCH, 2 * HIDDEN))
+    _, coupling = solved(net.output(net("MatMul", y, net.weight(2 * HIDDEN, OUT))))
+    assert [g.size for g in coupling.groups] == [6]
+
+
 @pytest.mark.parametrize("operator", GATES)
 def test_hidden_size_follows(operator: str) -> None:
     net = Net()
