@@ -7,7 +7,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from graphprune.axes import Axis, Dim, Follow, Origin, Pin, Product, Role, Same, Solution, Sum, leaves, show, solve
+from graphprune.axes import (
+    Axis,
+    Dim,
+    Follow,
+    Least,
+    Origin,
+    Pin,
+    Product,
+    Role,
+    Same,
+    Solution,
+    Sum,
+    leaves,
+    show,
+    solve,
+)
 from graphprune.normalize import COPY_MARK
 from graphprune.trace import AxisGraph
 from graphprune.weights import Weight
@@ -29,7 +44,8 @@ class ChannelGroup:
     """What is removed together: a dim with all its occurrences.
 
     `parameters` counts the weight elements that lie on the dim, `normalised` says that other indices' values
-    depend on which indices are there (LayerNorm, softmax), so removal is not the same as masking.
+    depend on which indices are there (LayerNorm, softmax), so removal is not the same as masking. At least `least`
+    indices must stay: an operator asks for as many.
     """
 
     name: str
@@ -38,6 +54,7 @@ class ChannelGroup:
     occurrences: tuple[Occurrence, ...]
     parameters: int
     normalised: bool
+    least: int = 1
 
 
 @dataclass(frozen=True)
@@ -87,7 +104,7 @@ class Coupling:
 
 def couple(graph: AxisGraph) -> Coupling:
     """Solve the equations of a traced model and collect its groups."""
-    solution = solve((eq, origin) for eq, origin in graph.equations if isinstance(eq, Same | Pin | Follow))
+    solution = solve((eq, origin) for eq, origin in graph.equations if isinstance(eq, Same | Pin | Follow | Least))
     places: dict[Dim, list[tuple[Weight, int]]] = {}
     for weight in graph.weights.values():
         for k, axis in enumerate(weight.axes):
@@ -111,7 +128,8 @@ def couple(graph: AxisGraph) -> Coupling:
         parameters = 0
         for w in {w.name: w for w, _ in found}.values():
             parameters += _elements(w, [solution.expand(a) for a in w.axes], {dim})
-        groups.append(ChannelGroup(name, dim, dim.size, occurrences, parameters, dim in normalised))
+        least = solution.least.get(dim, (1, None))[0]
+        groups.append(ChannelGroup(name, dim, dim.size, occurrences, parameters, dim in normalised, least))
     return Coupling(graph, solution, tuple(groups))
 
 

@@ -138,6 +138,8 @@ class PruningPlan:
             if self.sizes.get(name) != group.size:
                 raise PlanError(f"the plan's group {name!r} has size {self.sizes.get(name)}, in the model {group.size}")
             check_keep(name, kept, group.size)
+            if len(kept) < group.least:
+                raise PlanError(f"the plan's group {name!r} keeps {len(kept)}: at least {group.least} are needed")
             out[group.dim] = np.array(kept, dtype=np.int64)
         return out
 

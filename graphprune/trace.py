@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphprune import stored
+from graphprune import pointing, stored
 from graphprune.axes import Axis, Dim, Equation, Follow, Origin, Pin, Same, Use, fresh, leaves
-from graphprune.axes.equations import Free, Letter
+from graphprune.axes.equations import Free, Least, Letter, Spoken
 from graphprune.model import constant_of, constants
 from graphprune.ops import AXES, BODIES, Op, Operand
 from graphprune.ops.registry import Body
@@ -40,6 +40,7 @@ class AxisGraph:
     sources: Mapping[str, frozenset[str]]
     worlds: Worlds
     ports: tuple[Port, ...] = ()
+    counts: frozenset[str] = frozenset()
 
 
 def trace(model: ir.Model, worlds: Worlds, allow_io: Callable[[str], bool] = lambda name: False) -> AxisGraph:
@@ -71,6 +72,7 @@ class _Tracer:
         self.uses: dict[str, tuple[Use, ...]] = {}
         self.sources: dict[str, frozenset[str]] = {}
         self.ports: tuple[Port, ...] = ()
+        self.counts: set[str] = set()
         for value in model.graph.initializers.values():
             self.constant(value)
 
@@ -81,7 +83,7 @@ class _Tracer:
         self.equations.extend(border(inputs, outputs, self.ports))
 
     def pin(self, operand: Operand, reason: str, origin: str) -> None:
-        for axis in operand.axes:
+        for axis in (*operand.axes, *pointing.axes([operand])):
             self.equations.append((Pin(axis, reason), Origin(origin, "")))
 
     def constant(self, value: ir.Value) -> bool:
@@ -171,7 +173,9 @@ class _Tracer:
         if rule is None:
             self.refuse(operands, f"no axis rule for {origin.operator}", origin)
             return
-        unknown = next((o.name for o in operands if not o.rank_known), None)
+        unknown = next((o.name for o in (*op.inputs, *op.outputs) if o is not None and not o.rank_known), None)
+        if unknown is not None and self.dead(op):
+            return
         if unknown is not None:
             self.refuse(operands, f"the shape of {unknown!r} is not known", origin)
             return
@@ -183,16 +187,20 @@ class _Tracer:
             return
         self.listen(op, said, operands, origin)
 
+    def dead(self, op: Op) -> bool:
+        """Whether a node is in a branch that is never taken; such a branch need not fit the sizes."""
+        return all(w.times.get(op.name) == 0 for w in (self.worlds.traced, self.worlds.natural))
+
     def listen(self, op: Op, said: list[Equation], operands: list[Operand], origin: Origin) -> None:
         """Sort what a rule said, and pin every axis that it did not speak of."""
         spoken: set[Dim] = set()
         uses: list[Use] = []
-        for eq in said:
+        for eq in self.positions(op, said):
             if isinstance(eq, Same):
                 spoken.update(leaves(eq.left))
                 spoken.update(leaves(eq.right))
                 self.equations.append((eq, origin))
-            elif isinstance(eq, Follow):
+            elif isinstance(eq, Follow | Least):
                 self.equations.append((eq, origin))
             elif isinstance(eq, Letter):
                 self.letters.setdefault(op.name, {})[eq.letter] = eq.axis
@@ -209,9 +217,15 @@ class _Tracer:
                     self.equations.append((Pin(axis, f"a parameter of {origin.operator}"), origin))
 
     def refuse(self, operands: list[Operand], reason: str, origin: Origin) -> None:
-        for operand in operands:
-            for axis in operand.axes:
-                self.equations.append((Pin(axis, reason), origin))
+        for axis in (*[a for operand in operands for a in operand.axes], *pointing.axes(operands)):
+            self.equations.append((Pin(axis, reason), origin))
+
+    def positions(self, op: Op, said: list[Equation]) -> list[Spoken]:
+        """Hand on what outputs point along, and return what else is said."""
+        found = pointing.follow(op, said, self.constants)
+        self.counts |= found.counts
+        self.values.update(found.points)
+        return found.equations
 
     def close(self, node: ir.Node) -> None:
         """Pin what is inside of bodies that no rule knows, and what they use from outside."""
@@ -242,6 +256,8 @@ class _Tracer:
                         self.sources[out.name] = made
 
     def result(self) -> AxisGraph:
+        for axis in pointing.axes([self.operand(v) for v in self.model.graph.outputs]):
+            self.equations.append((Pin(axis, pointing.OUTSIDE), Origin("", "")))
         reads = {name: tensor.numpy for name, tensor in self.narrow.items()}
         found: dict[str, Weight] = {}
         for name, read in stored.find(self.ops, reads, {w.name: w.read for w in self.weights.values()}):
@@ -251,6 +267,7 @@ class _Tracer:
         return AxisGraph(
             tuple(self.ops), self.values, self.weights, self.constants, tuple(self.equations), self.letters,
             self.uses, self.sources, self.worlds, ports=self.ports,
+            counts=frozenset(self.counts),
         )
 
 

@@ -181,13 +181,13 @@ def check(
     free: Mapping[str, str] | Sequence[str] = (),
     pinned: Mapping[str, str] | None = None,
     tolerance: float = 1e-4,
-    reference: bool = False,
+    reference: bool | Sequence[type] = False,
 ) -> Checked:
     """Judge a model's coupling by all oracles.
 
     `groups` is the exact number of channel groups; `free` names weight axes that must have one (a mapping gives
     their expressions), `pinned` those that must not, with a part of the reason. `reference` runs onnx's reference
-    evaluator, for what onnxruntime cannot run.
+    evaluator, for what onnxruntime cannot run; it may list operators that this one lacks, too.
     """
     model, coupling = solved(net)
     found = [(g.name, g.size) for g in coupling.groups]
@@ -196,7 +196,7 @@ def check(
     worlds = coupling.graph.worlds
     feeds = {k: _feeds(net, worlds, k) for k in (("traced", "natural") if worlds.has_dynamic else ("traced",))}
     if coupling.groups:
-        _judge(model, coupling, feeds, tolerance, _Reference() if reference else _Onnxruntime())
+        _judge(model, coupling, feeds, tolerance, _Reference(reference) if reference else _Onnxruntime())
     return Checked(model, coupling, feeds)
 
 
@@ -242,7 +242,7 @@ def subsets(coupling: Coupling, thin: bool = False) -> Chosen:
     rng = np.random.default_rng(7)
     out: Chosen = {}
     for i, g in enumerate(coupling.groups):
-        number = 1 if thin else max(1, g.size - 1 - i % max(1, g.size // 2))
+        number = g.least if thin else max(g.least, g.size - 1 - i % max(1, g.size // 2))
         out[g.dim] = np.sort(rng.permutation(g.size)[:number])
     return out
 
@@ -254,10 +254,13 @@ class _Onnxruntime:
 
 
 class _Reference:
+    def __init__(self, operators: bool | Sequence[type]) -> None:
+        self.operators: Any = None if isinstance(operators, bool) else list(operators)
+
     def __call__(self, model: ir.Model, feeds: Feeds, optimise: bool = False) -> Runs:
         from onnx.reference import ReferenceEvaluator
 
-        evaluator = ReferenceEvaluator(ir.to_proto(model))
+        evaluator = ReferenceEvaluator(ir.to_proto(model), new_ops=self.operators)
         names = evaluator.output_names
         return [dict(zip(names, evaluator.run(None, f), strict=True)) for f in feeds.values()]
 

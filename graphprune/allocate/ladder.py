@@ -57,7 +57,7 @@ def ladders(coupling: Coupling, selection: Selection, scores: Mapping[str, Vecto
     found = places(selection.groups, coupling)
     out = []
     for g in selection.groups:
-        least = max(1, ceil(budget.floor * g.size - 1e-9))
+        least = max(g.least, ceil(budget.floor * g.size - 1e-9))
         counts = tuple(n for n in allowed(g.size, found.get(g.dim, ()), budget.align) if n >= least)
         out.append(Ladder(g, counts, scores[g.name], selection.fixed.get(g.name)))
     return out

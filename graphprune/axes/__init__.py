@@ -4,7 +4,7 @@ An axis of a value is an expression over dims; operators only say which expressi
 solver finds the dims. This room imports nothing else of graphprune.
 """
 
-from graphprune.axes.equations import Equation, Follow, Free, Origin, Pin, Role, Same, Use
+from graphprune.axes.equations import Equation, Follow, Free, Least, Origin, Pin, Role, Same, Use
 from graphprune.axes.expr import (
     UNIT,
     ZERO,
@@ -32,6 +32,7 @@ __all__ = [
     "Equation",
     "Follow",
     "Free",
+    "Least",
     "Origin",
     "Pin",
     "Product",

@@ -85,4 +85,38 @@ class Letter:
     axis: Axis
 
 
-Equation: TypeAlias = Same | Pin | Follow | Free | Use | Letter
+@dataclass(frozen=True, slots=True)
+class Least:
+    """At least so many indices of this axis remain: the operator asks for them."""
+
+    axis: Axis
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Elements of output number `output` are positions along an axis: not numbers, but names of slots."""
+
+    output: int
+    axis: Axis
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """The positions in input number `operand` are only used to pick slots, or are not looked at."""
+
+    operand: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Constant input number `operand` counts 0, 1, 2 ... along this axis of it, however many slots remain."""
+
+    operand: int
+    axis: Axis
+
+
+Spoken: TypeAlias = Same | Pin | Follow | Free | Use | Letter | Least
+"""Equations that speak of axes."""
+
+Equation: TypeAlias = Spoken | Points | Understood | Counts

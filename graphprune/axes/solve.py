@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from graphprune.axes.equations import Follow, Origin, Pin, Same
+from graphprune.axes.equations import Follow, Least, Origin, Pin, Same
 from graphprune.axes.expr import UNIT, ZERO, Axis, Dim, Product, Sum, concat, fresh, leaves, product
 from graphprune.axes.notation import show
+from graphprune.axes.settle import follow, least
 
 _FUEL = 20_000
 _MOST_UNITS = 64
@@ -25,10 +26,11 @@ class _Unsolved(Exception):
 
 @dataclass(frozen=True)
 class Solution:
-    """What `solve` found: the expression of every axis, and the pinned dims with reason and origin."""
+    """What `solve` found: expressions of axes, pinned dims with reason and origin, and how many indices must stay."""
 
     bindings: dict[Dim, Axis]
     pins: dict[Dim, tuple[str, Origin]]
+    least: dict[Dim, tuple[int, Origin]] = field(default_factory=dict)
     _memo: dict[Dim, Axis] = field(default_factory=dict, repr=False)
 
     def expand(self, axis: Axis) -> Axis:
@@ -95,7 +97,7 @@ def _resolve(axis: Axis, bindings: dict[Dim, Axis]) -> Axis:
     return product(*parts) if isinstance(axis, Product) else concat(*parts)
 
 
-def solve(equations: Iterable[tuple[Same | Pin | Follow, Origin]]) -> Solution:
+def solve(equations: Iterable[tuple[Same | Pin | Follow | Least, Origin]]) -> Solution:
     """Solve equations; never fails: what has no solution is pinned.
 
     >>> a, b = Dim(6), Dim(6)
@@ -115,20 +117,9 @@ def solve(equations: Iterable[tuple[Same | Pin | Follow, Origin]]) -> Solution:
     for dim, why in solver.pins.items():
         for d in leaves(solution.expand(dim)):
             solution.pins.setdefault(d, why)
-    _follow(solution, [(eq, origin) for eq, origin in items if isinstance(eq, Follow)])
+    least(solution, [(eq, origin) for eq, origin in items if isinstance(eq, Least)])
+    follow(solution, [(eq, origin) for eq, origin in items if isinstance(eq, Follow)])
     return solution
-
-
-def _follow(solution: Solution, waiting: list[tuple[Follow, Origin]]) -> None:
-    """Pin the axes whose leaders are pinned, until nothing changes."""
-    while True:
-        ready = [item for item in waiting if not solution.free(item[0].leader)]
-        if not ready:
-            return
-        for eq, origin in ready:
-            for d in leaves(solution.expand(eq.axis)):
-                solution.pins.setdefault(d, (eq.reason, origin))
-        waiting = [item for item in waiting if item not in ready]
 
 
 class _Solver:

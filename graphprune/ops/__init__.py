@@ -29,7 +29,7 @@ from graphprune.ops import (
     shapes,
 )
 from graphprune.ops.control_flow import BodyRule
-from graphprune.ops.gather import CARRIERS, PICKERS, REPEATERS, BoundRule
+from graphprune.ops.gather import CARRIERS, MOVERS, PICKERS, REPEATERS, BoundRule
 from graphprune.ops.inference import ShapeRule
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Table
 from graphprune.ops.shapes import FILLERS, RANDOM, ContentRule
@@ -100,6 +100,7 @@ __all__ = [
     "CONTENTS",
     "COSTS",
     "FILLERS",
+    "MOVERS",
     "PICKERS",
     "RANDOM",
     "REFITS",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from graphprune.axes import UNIT, Axis, Equation, Follow, Pin, Role, Same, Use, concat, fresh, product
+from graphprune.axes.equations import Points, Understood
 from graphprune.ops.registry import AxisRule, Op, Operand, Row, normalise_axis, pin_all, row, same_axes
 from graphprune.ops.sizes import Change, Element, RefitRule, SetAttribute, SetElements, Shrunk
 
@@ -25,6 +26,11 @@ def concat_rule(op: Op) -> Iterator[Equation]:
         parts.append(x.axes[axis])
         yield from (Use(i, a, Role.CARRIED) for a in x.axes)
     yield Same(y.axes[axis], concat(*parts))
+    pointed = [x.points for x in op.inputs if x is not None and x.points is not None]
+    if len(pointed) == len(op.inputs):
+        yield from (Same(pointed[0], a) for a in pointed[1:])
+        yield from (Understood(i) for i in range(len(op.inputs)))
+        yield Points(0, pointed[0])
 
 
 def split_rule(op: Op) -> Iterator[Equation]:

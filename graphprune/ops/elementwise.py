@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from graphprune.axes import Equation, Free, Role, Use
-from graphprune.ops.registry import AxisRule, Op, Row, broadcast, pin_all, row, same_axes
+import numpy as np
+
+from graphprune.axes import Axis, Equation, Free, Role, Same, Use
+from graphprune.axes.equations import Counts, Understood
+from graphprune.ops.registry import AxisRule, Op, Operand, Row, broadcast, pin_all, row, same_axes
 
 
 def unary(op: Op) -> Iterator[Equation]:
@@ -35,6 +38,31 @@ def nary(op: Op) -> Iterator[Equation]:
     yield from broadcast(op, range(len(op.inputs)), op.y())
 
 
+def equal(op: Op) -> Iterator[Equation]:
+    """Both inputs broadcast; a position equals a place of the axis that it points along."""
+    yield from nary(op)
+    left, right = op.x(0), op.x(1)
+    if left.points is not None and right.points is not None:
+        yield Same(left.points, right.points)
+        yield Understood(0)
+        yield Understood(1)
+    for i, j in ((0, 1), (1, 0)):
+        points, axis = op.x(i).points, _counted(op.x(j))
+        if points is not None and axis is not None and op.x(j).points is None:
+            yield Same(points, axis)
+            yield Counts(j, axis)
+            yield Understood(i)
+
+
+def _counted(operand: Operand) -> Axis | None:
+    """Return the axis along which a constant counts 0, 1, 2 ..."""
+    value = operand.value if operand.fixed else None
+    longest = max(operand.axes, key=lambda a: a.size, default=None)
+    if value is None or longest is None or value.size != longest.size or value.size < 2:
+        return None
+    return longest if bool((np.ravel(value) == np.arange(value.size)).all()) else None
+
+
 AXES: tuple[Row[AxisRule], ...] = (
     row(
         unary,
@@ -47,10 +75,11 @@ AXES: tuple[Row[AxisRule], ...] = (
         ],
     ),
     row(cast_like, "CastLike"),
+    row(equal, "Equal"),
     row(
         nary,
         *[
-            "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater",
+            "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Greater",
             "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow",
             "Sub", "Sum", "Where", "Xor",
         ],

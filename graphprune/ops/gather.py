@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphprune.axes import Axis, Equation, Pin, Role, Same, Use, concat, fresh, product
+from graphprune.axes.equations import Understood
 from graphprune.ops.registry import AxisRule, Op, Operand, Row, normalise_axis, pin_all, row
 from graphprune.ops.sizes import BecomeReshape, Change, RefitRule, SetInput, Shrunk
 
@@ -81,9 +82,19 @@ def gather(op: Op) -> Iterator[Equation]:
             yield from _select(op, axis, spans, y.axes[axis] if indices.rank else None)
             return
     reason = _INDEXED if found is None else "picked in an order of its own"
-    yield Pin(x.axes[axis], reason)
+    yield from _indexed(op, 1, x.axes[axis], reason)
     for k, a in enumerate(indices.axes):
         yield from _carried(1, a, y.axes[axis + k])
+
+
+def _indexed(op: Op, i: int, axis: Axis, reason: str = _INDEXED) -> Iterator[Equation]:
+    """The indices are input `i`: positions along an axis pick from that very axis, other indices pin what they pick."""
+    points = op.x(i).points
+    if points is None:
+        yield Pin(axis, reason)
+        return
+    yield Same(points, axis)
+    yield Understood(i)
 
 
 def _carried(operand: int, axis: Axis, out: Axis) -> Iterator[Equation]:
@@ -121,52 +132,77 @@ def refit_gather(op: Op, now: Shrunk) -> Iterator[Change]:
     yield SetInput(1, tuple(place[i] for i in indices.tolist() if i in place), scalar=op.x(1).rank == 0)
 
 
-def _element_axes(op: Op, data: Operand, *others: Operand) -> Iterator[Equation]:
-    axis = normalise_axis(op.attr("axis", 0), data.rank)
-    for k, a in enumerate(data.axes):
-        for other in others:
-            if k == axis:
-                yield Pin(other.axes[k], _INDEXED)
-            elif other.shape[k] == a.size:
-                yield Same(a, other.axes[k])
-            else:
-                yield Pin(a, _INDEXED)
-                yield Pin(other.axes[k], _INDEXED)
-    yield Pin(data.axes[axis], _INDEXED)
-
-
 def gather_elements(op: Op) -> Iterator[Equation]:
-    """One axis is indexed by data, the others go along."""
-    yield from _element_axes(op, op.x(0), op.x(1), op.y())
+    """`x i, x j -> x j`: one axis is indexed by data or by positions along it, the others go along."""
+    x, indices, y = op.x(0), op.x(1), op.y()
+    axis = normalise_axis(op.attr("axis", 0), x.rank)
+    yield from _aligned(x, indices, axis)
+    yield from (Same(a, b) for a, b in zip(indices.axes, y.axes, strict=True))
+    yield from _indexed(op, 1, x.axes[axis])
+
+
+def _aligned(x: Operand, indices: Operand, axis: int) -> Iterator[Equation]:
+    """Axes that are not indexed belong together where the indices span them."""
+    for k, (a, b) in enumerate(zip(x.axes, indices.axes, strict=True)):
+        if k != axis and a.size == b.size:
+            yield Same(a, b)
+        elif k != axis:
+            yield Pin(a, _INDEXED)
+            yield Pin(b, _INDEXED)
 
 
 def scatter_elements(op: Op) -> Iterator[Equation]:
-    """One axis is indexed by data, the others go along."""
-    yield from _element_axes(op, op.x(0), op.x(1), op.x(2), op.y())
+    """`x i, x j, x j -> x i`: one axis is indexed by data or by positions along it, the others go along."""
+    x, indices, updates, y = op.x(0), op.x(1), op.x(2), op.y()
+    axis = normalise_axis(op.attr("axis", 0), x.rank)
+    yield from _aligned(x, indices, axis)
+    yield from (Same(a, b) for a, b in zip(x.axes, y.axes, strict=True))
+    yield from (Same(a, b) for a, b in zip(indices.axes, updates.axes, strict=True))
+    yield from _writing(op, indices.axes[axis : axis + 1])
+    yield from _indexed(op, 1, x.axes[axis])
+
+
+def _writing(op: Op, axes: tuple[Axis, ...]) -> Iterator[Equation]:
+    """Of several updates of one slot the last wins, unless they are reduced."""
+    if op.attr("reduction", "none") == "none":
+        yield from (Pin(a, "written in this order") for a in axes)
 
 
 def gather_nd(op: Op) -> Iterator[Equation]:
     """`b i x, b r k -> b r x`: the axes that the last axis of the indices picks from are indexed."""
     x, indices, y = op.x(0), op.x(1), op.y()
     batch, depth = op.attr("batch_dims", 0), indices.shape[-1]
-    yield from (Pin(a, _INDEXED) for a in x.axes[: batch + depth])
-    yield from (Pin(a, _INDEXED) for a in (*indices.axes, *y.axes[: indices.rank - 1]))
+    yield from (Same(a, b) for a, b in zip(x.axes[:batch], indices.axes, strict=False))
+    yield from (Same(a, b) for a, b in zip(indices.axes[:-1], y.axes, strict=False))
     yield from (Same(a, b) for a, b in zip(x.axes[batch + depth :], y.axes[indices.rank - 1 :], strict=True))
+    yield from _indexed_together(op, x.axes[batch : batch + depth])
+
+
+def _indexed_together(op: Op, axes: tuple[Axis, ...]) -> Iterator[Equation]:
+    """The last axis of the indices has one place for each of some axes."""
+    yield Pin(op.x(1).axes[-1], _INDEXED)
+    if len(axes) == 1:
+        yield from _indexed(op, 1, axes[0])
+    else:
+        yield from (Pin(a, _INDEXED) for a in axes)
 
 
 def scatter_nd(op: Op) -> Iterator[Equation]:
-    """The axes that the last axis of the indices picks from are indexed, the rest goes along."""
+    """`i x, r k, r x -> i x`: the axes that the last axis of the indices picks from are indexed."""
     x, indices, updates, y = op.x(0), op.x(1), op.x(2), op.y()
     depth = indices.shape[-1]
-    yield from (Pin(a, _INDEXED) for a in (*x.axes[:depth], *indices.axes, *updates.axes[: indices.rank - 1]))
     yield from (Same(a, b) for a, b in zip(x.axes, y.axes, strict=True))
+    yield from (Same(a, b) for a, b in zip(indices.axes[:-1], updates.axes, strict=False))
     yield from (Same(a, b) for a, b in zip(x.axes[depth:], updates.axes[indices.rank - 1 :], strict=True))
+    yield from _writing(op, indices.axes[:-1])
+    yield from _indexed_together(op, x.axes[:depth])
 
 
 def tensor_scatter(op: Op) -> Iterator[Equation]:
-    """A cache is written along one axis; the others go along."""
+    """A cache is written along one axis, in each sample at a place of its own; the others go along."""
     x, update, y = op.x(0), op.x(1), op.y()
     axis = normalise_axis(op.attr("axis", -2), x.rank)
+    yield Pin(x.axes[0], "each sample is written at a place of its own")
     for k, a in enumerate(x.axes):
         yield Same(a, y.axes[k])
         yield Pin(update.axes[k], _INDEXED) if k == axis else Same(a, update.axes[k])
@@ -186,14 +222,22 @@ def compress(op: Op) -> Iterator[Equation]:
 
 
 def one_hot(op: Op) -> Iterator[Equation]:
-    """Indices become an axis of classes."""
+    """Indices become an axis of classes; positions along an axis become that axis."""
     x, y = op.x(0), op.y()
     axis = normalise_axis(op.attr("axis", -1), y.rank)
     rest = [a for k, a in enumerate(y.axes) if k != axis]
     yield from (Same(a, b) for a, b in zip(x.axes, rest, strict=True))
-    yield Pin(y.axes[axis], "one index per class")
+    yield from _indexed(op, 0, y.axes[axis], "one index per class")
     yield from (Pin(a, "a pair of values") for a in op.x(2).axes)
     yield from (Pin(a, "a number") for a in op.x(1).axes)
+
+
+def refit_one_hot(op: Op, now: Shrunk) -> Iterator[Change]:
+    """As many classes as the axis has now."""
+    y = op.y()
+    axis = normalise_axis(op.attr("axis", -1), y.rank)
+    if now.changed(y.axes[axis]):
+        yield SetInput(1, (now.size(y.axes[axis]),), scalar=op.x(1).rank == 0)
 
 
 def nms(op: Op) -> Iterator[Equation]:
@@ -213,7 +257,7 @@ AXES: tuple[Row[AxisRule], ...] = (
     row(nms, "NonMaxSuppression"),
 )
 
-REFITS: tuple[Row[RefitRule], ...] = (row(refit_gather, "Gather"),)
+REFITS: tuple[Row[RefitRule], ...] = (row(refit_gather, "Gather"), row(refit_one_hot, "OneHot"))
 
 
 def _first_axis_size(op: Op) -> tuple[int, int]:
@@ -237,3 +281,6 @@ REPEATERS = CARRIERS - {"Concat", "Dropout", "Split"}
 
 PICKERS = CARRIERS | {"Gather", "GatherElements", "GatherND"}
 """Operators whose outputs hold elements of their first input, all or some."""
+
+MOVERS = PICKERS - {"Concat"}
+"""Those of them whose outputs hold nothing else."""

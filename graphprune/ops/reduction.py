@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from graphprune.axes import Equation, Pin, Role, Same, Use
+from graphprune.axes.equations import Least, Points
 from graphprune.ops.registry import AxisRule, Op, Operand, Row, normalise_axis, pin_all, pin_axis, row, same_axes
 
 
@@ -39,22 +40,29 @@ def reducer(role: Role, attribute_until: int) -> AxisRule:
 
 
 def arg(op: Op) -> Iterator[Equation]:
-    """The answer is an index along the axis."""
+    """The answer is a position along the axis; which one depends on all that are there."""
     x = op.x()
     axis = normalise_axis(op.attr("axis", 0), x.rank)
     yield from _carry(op, x, op.y(), {axis}, bool(op.attr("keepdims", 1)))
-    yield Pin(x.axes[axis], "the answer is an index along this axis")
+    yield Use(0, x.axes[axis], Role.NORMALISED)
+    yield Points(0, x.axes[axis])
 
 
 def top_k(op: Op) -> Iterator[Equation]:
-    """Values and indices of the largest along one axis."""
+    """The k largest along one axis and their positions; of that axis k places must stay."""
     x = op.x()
     axis = normalise_axis(op.attr("axis", -1), x.rank)
+    k = op.ints(1, "k")
     for y in op.outputs:
         if y is not None:
             yield from same_axes(x, y, {axis}) if y.rank == x.rank else pin_all(op, "shapes unknown")
             yield from pin_axis(y, axis, "the largest along an axis, in order")
-    yield Pin(x.axes[axis], "the answer is an index along this axis")
+    if k is None or not op.attr("sorted", 1):
+        yield Pin(x.axes[axis], "the largest, as many as computed at run time" if k is None else "in no order")
+        return
+    yield Use(0, x.axes[axis], Role.NORMALISED)
+    yield Least(x.axes[axis], k[0])
+    yield Points(1, x.axes[axis])
 
 
 def along(attribute: str, default: int, reason: str) -> AxisRule:

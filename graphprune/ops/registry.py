@@ -22,6 +22,7 @@ class Operand:
 
     `value` is its content where it is small and known; `fixed` says that this content, `dynamic` which of
     the sizes, is the same or not at other input sizes. `rank_known` is False where nothing is known.
+    Where the elements are positions along an axis (what TopK or ArgMax answer), `points` is that axis.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Operand:
     value: npt.NDArray[Any] | None = None
     fixed: bool = False
     rank_known: bool = True
+    points: Axis | None = None
 
     @property
     def rank(self) -> int:

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from graphprune.axes import Equation, Free, Pin
+from graphprune.axes.equations import Points, Understood
 from graphprune.ops.registry import AxisRule, Op, Row, pin_all, row
-from graphprune.ops.sizes import Change, Element, FreezeOutput, RefitRule, Shrunk, output_sizes
+from graphprune.ops.sizes import Change, Element, FreezeOutput, RefitRule, SetInput, Shrunk, output_sizes
 
 FILLERS = frozenset(["ConstantOfShape"])
 """Operators that make one value everywhere, at a size that they are given."""
@@ -24,6 +25,31 @@ def sizes_answered(op: Op) -> Iterator[Equation]:
     """A size is asked; the axes asked of are not touched."""
     yield from (Pin(a, "a list of sizes") for a in op.y().axes)
     yield from (Free(a) for a in op.x().axes)
+    yield Understood(0)
+
+
+def counting(op: Op) -> Iterator[Equation]:
+    """Numbers at equal distances: 0, 1, 2 ... up to a fixed size are the positions along their own axis."""
+    y = op.y()
+    if not counts_up(op):
+        yield from positions(op)
+        return
+    yield Free(y.axes[0])
+    yield Points(0, y.axes[0])
+
+
+def counts_up(op: Op) -> bool:
+    """Return whether a Range is 0, 1, 2 ... at all input sizes."""
+    y = op.y()
+    if y.value is None or not y.fixed or y.dynamic[0] or y.value.dtype.kind != "i":
+        return False
+    return bool((y.value == np.arange(y.shape[0])).all())
+
+
+def refit_range(op: Op, now: Shrunk) -> Iterator[Change]:
+    """Positions along an axis go up to its size."""
+    if now.changed(op.y().axes[0]):
+        yield SetInput(1, (now.size(op.y().axes[0]),), scalar=True)
 
 
 def positions(op: Op) -> Iterator[Equation]:
@@ -108,13 +134,15 @@ AXES: tuple[Row[AxisRule], ...] = (
     row(sizes_answered, "Shape"),
     row(size_rule, "Size"),
     row(filled, "ConstantOfShape"),
-    row(positions, "Range", "NonZero", "EyeLike", "Unique"),
+    row(counting, "Range"),
+    row(positions, "NonZero", "EyeLike", "Unique"),
 )
 
 REFITS: tuple[Row[RefitRule], ...] = (
     row(refit_shape, "Shape"),
     row(refit_size, "Size"),
     row(output_sizes(0), "ConstantOfShape"),
+    row(refit_range, "Range"),
 )
 
 def _shape_content(shape: tuple[int, ...], attributes: Mapping[str, Any]) -> Content:

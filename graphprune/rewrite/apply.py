@@ -32,7 +32,10 @@ def rearranged(model: ir.Model, coupling: Coupling, chosen: Chosen) -> ir.Model:
     values = all_values(out)
     for name, operand in coupling.graph.constants.items():
         if any(view.touched(a) for a in operand.axes):
-            _slice(values[name], [view.index(a) for a in operand.axes])
+            index = [view.index(a) for a in operand.axes]
+            if name in coupling.graph.counts:
+                index = [None if i is None else np.arange(len(i)) for i in index]
+            _slice(values[name], index)
     _refit(out, coupling, view)
     for name, operand in coupling.graph.values.items():
         if name in values and any(view.shrunk(a) for a in operand.axes):
