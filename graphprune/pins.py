@@ -59,9 +59,9 @@ def shares(coupling: Coupling) -> list[PinShare]:
     """Return which share of a model's weight elements is pinned by whom, the largest first.
 
     A weight element is pinned where it lies on no group. The pinned elements of a weight fall in equal parts to its
-    axes (those of size 1 have nothing to pin, and kernel positions count only where no other axis is pinned), and on
-    an axis in equal parts to its slots, each slot to what pins its dim (in equal parts where it lies on several). So
-    the shares add up to 1 - coverage.
+    axes (those of size 1 have nothing to pin), and on an axis in equal parts to its slots, each slot to what pins its
+    dim (in equal parts where it lies on several). Kernel positions and single indices (the four gates of a recurrence)
+    count only where no other axis or dim is pinned. So the shares add up to 1 - coverage.
     """
     return _ranked(coupling, [(w, w.size - coupling.covered(w), list(w.axes)) for w in _weights(coupling)])
 
@@ -104,12 +104,16 @@ def _telling(coupling: Coupling, axes: Sequence[Axis]) -> list[Axis]:
 
 def _causes(coupling: Coupling, axes: Sequence[Axis]) -> dict[Cause, float]:
     """Return the fraction of a weight's pinned elements that falls to each cause."""
-    owned = [_owners(coupling, coupling.expand(a)) for a in axes if a.size > 1]
-    other = [o for o in owned if not all(reason.startswith(EXPECTED) for _, reason in o)]
+    owned = _first([_owners(coupling, coupling.expand(a)) for a in axes if a.size > 1])
     out: dict[Cause, float] = {}
-    for owners in other or owned:
-        _add(out, owners, 1 / (sum(owners.values()) * len(other or owned)))
+    for owners in owned:
+        _add(out, owners, 1 / (sum(owners.values()) * len(owned)))
     return out or {_SINGLE: 1.0}
+
+
+def _first(owned: list[dict[Cause, float]]) -> list[dict[Cause, float]]:
+    """Return those whose pin could be another one, or all where there are none."""
+    return [o for o in owned if any(c != _SINGLE and not c[1].startswith(EXPECTED) for c in o)] or owned
 
 
 def _owners(coupling: Coupling, axis: Axis) -> dict[Cause, float]:
@@ -126,8 +130,9 @@ def _owners(coupling: Coupling, axis: Axis) -> dict[Cause, float]:
         return {_SINGLE: 1.0}
     owned = [_owners(coupling, part) for part in axis.parts]
     slots = prod(sum(owners.values()) for owners in owned)
-    for owners in owned if slots else ():
-        _add(out, owners, slots / (sum(owners.values()) * len(owned)))
+    first = _first(owned)
+    for owners in first if slots else ():
+        _add(out, owners, slots / (sum(owners.values()) * len(first)))
     return out
 
 

@@ -71,6 +71,14 @@ def test_factors_of_an_axis_share_its_slots() -> None:
     assert all(share == pytest.approx(0.5) for share in found.values())
 
 
+def test_single_indices_count_only_where_nothing_else_is_pinned() -> None:
+    """An axis (2 5), of which one index is kept and one thrown away: all is the output's."""
+    net = Net()
+    y = net("Reshape", net.matmul(net.input("x", [None, 1]), 1, 10, name="w"), net.ints(-1, 2, 5))
+    coupling = coupled(net.output(net("Gather", y, net.ints(0), axis=1)))
+    assert by_cause(adds_up(coupling)) == {("(graph)", "graph output"): 1.0}
+
+
 def test_kernel_positions_count_only_where_nothing_else_is_pinned() -> None:
     net = Net()
     coupling = coupled(net.output(net.conv(net.input("x", [None, 3, 6, 6]), 3, 4, 3, name="w", bias=False)))
