@@ -10,14 +10,22 @@ from __future__ import annotations
 
 from graphprune.ops import (
     attention,
+    attention_sizes,
     blockwise,
+    contributed,
     control_flow,
     conv,
     cuts,
     elementwise,
+    fused,
+    fused_attention,
+    fused_grouped,
+    fused_matmul,
+    fused_norm,
     gather,
     inference,
     matmul,
+    moe,
     movement,
     normalization,
     qlinear,
@@ -55,6 +63,13 @@ AXES: Table[AxisRule] = Table(
         *qlinear.AXES,
         *blockwise.AXES,
         *shapes.AXES,
+        *fused.AXES,
+        *fused_norm.AXES,
+        *fused_matmul.AXES,
+        *fused_attention.AXES,
+        *fused_grouped.AXES,
+        *contributed.AXES,
+        *moe.AXES,
     ],
 )
 REFITS: Table[RefitRule] = Table(
@@ -72,9 +87,15 @@ REFITS: Table[RefitRule] = Table(
         *qlinear.REFITS,
         *blockwise.REFITS,
         *shapes.REFITS,
+        *fused_norm.REFITS,
+        *fused_matmul.REFITS,
+        *fused_attention.REFITS,
+        *fused_grouped.REFITS,
+        *contributed.REFITS,
+        *moe.REFITS,
     ],
 )
-BOUNDS: Table[BoundRule] = Table("bounds", [*gather.BOUNDS, *recurrent.BOUNDS])
+BOUNDS: Table[BoundRule] = Table("bounds", [*gather.BOUNDS, *recurrent.BOUNDS, *fused_norm.BOUNDS, *contributed.BOUNDS])
 COSTS: Table[CostRule] = Table(
     "costs",
     [
@@ -85,12 +106,28 @@ COSTS: Table[CostRule] = Table(
         *quantization.COSTS,
         *qlinear.COSTS,
         *blockwise.COSTS,
+        *fused_matmul.COSTS,
+        *attention_sizes.COSTS,
+        *moe.COSTS,
     ],
 )
 CONTENTS: Table[ContentRule] = Table("contents", [*shapes.CONTENTS])
 BODIES: Table[BodyRule] = Table("bodies", [*control_flow.BODIES])
 STORED: Table[StoredRule] = Table("quantised weights", [*quantization.STORED, *qlinear.STORED, *blockwise.STORED])
-SHAPES: Table[ShapeRule] = Table("shapes", [*inference.SHAPES, *recurrent.SHAPES, *qshapes.SHAPES])
+SHAPES: Table[ShapeRule] = Table(
+    "shapes",
+    [
+        *inference.SHAPES,
+        *recurrent.SHAPES,
+        *qshapes.SHAPES,
+        *fused.SHAPES,
+        *fused_norm.SHAPES,
+        *fused_matmul.SHAPES,
+        *attention_sizes.SHAPES,
+        *contributed.SHAPES,
+        *moe.SHAPES,
+    ],
+)
 
 __all__ = [
     "AXES",
