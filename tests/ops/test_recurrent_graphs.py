@@ -9,6 +9,10 @@ import pytest
 from oracles import Net, check
 from recurrent import BATCH, GATES, IN, OUT, flat, gates, layer
 
+from graphprune.axes import Origin, Pin, Same, concat, fresh, solve
+from graphprune.ops import Op, Operand
+from graphprune.ops.recurrent import gate_axis, recurrent
+
 
 def free_of(operator: str, name: str, h: int, cin: str) -> dict[str, str]:
     return {f"{name}.w:1": gates(operator, h), f"{name}.r:2": str(h), f"{name}.w:2": cin}
@@ -192,3 +196,20 @@ def test_units_go_in_a_file_that_a_second_look_finds_the_same() -> None:
     got = check(net.output(net.matmul(flat(net, y, 16), 16, OUT)), groups=1, free={"r.r:2": "8"})
     model = got.pruned({got.group("r.r:2"): np.arange(4)})
     assert {t.name: list(t.dims) for t in model.graph.initializer}["r.w"] == [2, 16, IN]
+
+
+def test_matrices_the_other_way_round() -> None:
+    """A relative that keeps its matrices as `d i (4 h)` and `d h (4 h)` has the same equations."""
+    sizes: dict[str, tuple[int, ...]] = {
+        "x": (4, 2, 5), "w": (1, 5, 24), "r": (1, 6, 24), "b": (1, 48), "y": (4, 1, 2, 6),
+    }
+    made = {k: Operand(k, s, tuple(fresh(n) for n in s), (False,) * len(s)) for k, s in sizes.items()}
+    op = Op("n", "LSTM", "", 14, tuple(made[k] for k in "xwrb"), (made["y"],), {})
+    said = list(recurrent(op, 4, turned=True))
+    solution = solve((eq, Origin("n", "LSTM")) for eq in said if isinstance(eq, Same | Pin))
+    hidden = solution.expand(made["y"].axes[3])
+    stacked = solution.expand(made["w"].axes[2])
+    assert solution.expand(made["r"].axes[1]) == hidden and stacked == gate_axis(4, hidden)
+    assert solution.expand(made["w"].axes[1]) == solution.expand(made["x"].axes[2])
+    assert solution.expand(made["r"].axes[2]) == stacked
+    assert solution.expand(made["b"].axes[1]) == concat(stacked, stacked)
