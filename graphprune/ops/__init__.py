@@ -95,7 +95,9 @@ REFITS: Table[RefitRule] = Table(
         *moe.REFITS,
     ],
 )
-BOUNDS: Table[BoundRule] = Table("bounds", [*gather.BOUNDS, *recurrent.BOUNDS, *fused_norm.BOUNDS, *contributed.BOUNDS])
+BOUNDS: Table[BoundRule] = Table(
+    "bounds", [*gather.BOUNDS, *recurrent.BOUNDS, *fused_norm.BOUNDS, *contributed.BOUNDS, *qlinear.BOUNDS]
+)
 COSTS: Table[CostRule] = Table(
     "costs",
     [

@@ -5,7 +5,7 @@ Inputs and their order: https://github.com/microsoft/onnxruntime/blob/main/docs/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -14,12 +14,14 @@ from graphprune.axes.equations import Letter
 from graphprune.ops.conv import conv, global_pool, pool
 from graphprune.ops.cuts import concat_rule
 from graphprune.ops.elementwise import nary, unary
+from graphprune.ops.gather import BoundRule
 from graphprune.ops.matmul import gemm, gemm_cost, matmul, matmul_cost
 from graphprune.ops.normalization import softmax_1, softmax_13
 from graphprune.ops.quantization import borrowed, borrowed_cost, parameters, quantised, stored_with
+from graphprune.ops.recurrent import GATES, lengths_bound, recurrent, recurrent_cost
 from graphprune.ops.registry import AxisRule, CostRule, Op, Row, ShapeOf, line, row
 from graphprune.ops.sizes import Change, RefitRule, SetAttribute, Shrunk, attributes
-from graphprune.ops.stored import Around, Stored, StoredRule
+from graphprune.ops.stored import Around, Array, Stored, StoredRule, dequantised
 
 DOMAIN = "com.microsoft"
 _SPLIT = 3  # queries, keys and values in one matrix
@@ -126,6 +128,15 @@ def embeddings(op: Op) -> Iterator[Equation]:
     yield from parameters(op, range(8), {})
 
 
+def dynamic_lstm(op: Op) -> Iterator[Equation]:
+    """As LSTM with `d i (4 h)` and `d h (4 h)`; scales and zero points `d` or `d (4 h)`; `h` shares one range."""
+    yield from recurrent(op, GATES["LSTM"], turned=True)
+    yield Use(2, op.x(2).axes[1], Role.NORMALISED)  # states are quantised by the range of all units
+    for i in range(8, 12):
+        owner = op.x(1 if i < 10 else 2)
+        yield from (Same(a, owner.axes[k]) for a, k in zip(op.x(i).axes, (0, 2), strict=False))
+
+
 AXES: tuple[Row[AxisRule], ...] = (
     row(
         quantised(_either(conv, _conv_last), _CONV_PLACES, "As QLinearConv, or `n *s (g i), ... -> n *t (g o)`",
@@ -159,10 +170,12 @@ AXES: tuple[Row[AxisRule], ...] = (
     row(qlinear_concat, "QLinearConcat", domain=DOMAIN),
     row(attention_weights, "QAttention", domain=DOMAIN),
     row(embeddings, "QEmbedLayerNormalization", domain=DOMAIN),
+    row(dynamic_lstm, "DynamicQuantizeLSTM", domain=DOMAIN),
 )
 REFITS: tuple[Row[RefitRule], ...] = (
     row(attributes(group="g"), "QLinearConv", domain=DOMAIN),
     row(refit_attention_weights, "QAttention", domain=DOMAIN),
+    row(attributes(hidden_size="h"), "DynamicQuantizeLSTM", domain=DOMAIN),
 )
 
 
@@ -176,8 +189,11 @@ COSTS: tuple[Row[CostRule], ...] = (
     row(borrowed_cost(gemm_cost, (0, 3)), "QGemm", domain=DOMAIN),
     row(matmul_cost, "MatMulIntegerToFloat", "DynamicQuantizeMatMul", domain=DOMAIN),
     row(attention_weights_cost, "QAttention", domain=DOMAIN),
+    row(recurrent_cost, "DynamicQuantizeLSTM", domain=DOMAIN),
 )
 
+
+BOUNDS: tuple[Row[BoundRule], ...] = (row(lengths_bound, "DynamicQuantizeLSTM", domain=DOMAIN),)
 
 _TABLES = {2: (8, 13), 3: (9, 14), 4: (10, 15), 5: (11, 16), 6: (12, 17)}
 
@@ -186,6 +202,19 @@ def stored_tables(op: Op, around: Around) -> Iterator[Stored]:
     """All tables, the gain and the bias, each with one scale."""
     for table, (scale, zero) in _TABLES.items():
         yield from stored_with(table, scale, zero, -1)(op, around)
+
+
+def _each_direction(arrays: Sequence[Array | None]) -> Array:
+    weight, *parameters = arrays
+    assert weight is not None
+    scale, zero = (a if a is None else a.reshape(len(a), 1, -1) for a in parameters)
+    return dequantised(weight, scale, zero)
+
+
+def stored_matrices(op: Op, around: Around) -> Iterator[Stored]:
+    """Both matrices, with scales for each direction or for each of their outputs."""
+    for weight, scale in ((1, 8), (2, 10)):
+        yield Stored(weight, (op.input(weight), op.input(scale), op.input(scale + 1)), _each_direction)
 
 
 def stored_gemm(op: Op, around: Around) -> Iterator[Stored]:
@@ -206,5 +235,6 @@ STORED: tuple[Row[StoredRule], ...] = (
     row(stored_with(1, 2, 3, -1), "DynamicQuantizeMatMul", domain=DOMAIN),
     row(stored_both, "QLinearAdd", "QLinearMul", domain=DOMAIN),
     row(stored_with(1, 4, 7, -1), "QAttention", domain=DOMAIN),
+    row(stored_matrices, "DynamicQuantizeLSTM", domain=DOMAIN),
     row(stored_tables, "QEmbedLayerNormalization", domain=DOMAIN),
 )

@@ -215,3 +215,25 @@ def test_parameters_of_another_form_pin() -> None:
     weight = whole(net, 6, 8, name="w"), scales(net, 2, 3, 1, name="s"), scales(net)
     y = net("MatMulIntegerToFloat", value, *weight, zero, zeros(net), domain=MS)
     check(net.output(net.matmul(y, 8, 4)), groups=0, pinned={"w:1": "of a form of their own", "a:1": "of a form"})
+
+
+@pytest.mark.parametrize("states", [False, True])
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_recurrent(direction: str, each: bool, states: bool) -> None:
+    """Units share the range by which states are quantised, so removing one is not the same as masking it."""
+    net, d = Net(17), 1 + (direction == "bidirectional")
+    x = net("Tanh", net.matmul(net.input("x", [4, 2, 5]), 5, 7, name="a"))
+    shape = (d, 24) if each else (d,)
+    pairs = [n for name in "wr" for n in (scales(net, *shape, name=f"{name}.s"), net.const(np.zeros(shape), np.int8))]
+    matrices = whole(net, d, 7, 24, name="w"), whole(net, d, 6, 24, name="r"), net.weight(d, 48, name="b")
+    initial = [net.weight(d, 2, 6) for _ in range(2)] if states else ["", ""]
+    y, h, c = net("DynamicQuantizeLSTM", x, *matrices, "", *initial, "", *pairs, n=3, domain=MS, hidden_size=6,
+                  direction=direction)
+    y = net("Reshape", net("Transpose", y, perm=[0, 2, 1, 3]), net.ints(4, 2, 6 * d))
+    net.output(net.matmul(y, 6 * d, 3, name="o"), net.matmul(net("Add", h, c), 6, 3, name="p"))
+    free = {"a:1": "7", "w:1": "7", "w:2": "(4 6)", "r:1": "6", "r:2": "(4 6)", "b:1": "((4 6) + (4 6))", "p:0": "6"}
+    got = check(net, groups=2, free={**free, **({"w.s:1": "(4 6)"} if each else {})}, tolerance=1e-3)
+    assert got.coupling.dims[got.group("r:1")].normalised
+    assert got.macs("DynamicQuantizeLSTM") == 4 * 2 * d * 24 * (7 + 6)
+    assert 0.5 < np.abs(got.coupling.graph.weights["r"].read()).max() < 4
