@@ -118,3 +118,48 @@ class SkipGroupNorm(GroupNorm):
         if bias is not None:
             total = total + (bias if last else bias.reshape(1, -1, 1, 1))
         return self.normalised(total, gamma, beta), total
+
+
+_ACTIVATIONS = {"Relu": lambda x: np.maximum(x, 0), "LeakyRelu": lambda x: np.where(x < 0, 0.01 * x, x)}
+
+
+class FusedMatMulActivation(Own):
+    def _run(self, a: Any, b: Any, **given: Any) -> Any:
+        return (_ACTIVATIONS[self.get("activation", "")](a @ b).astype(a.dtype),)
+
+
+class GemmFastGelu(Own):
+    def _run(self, x: Any, w: Any, bias: Any = None, **given: Any) -> Any:
+        return (fast_gelu(x @ w if bias is None else x @ w + bias),)
+
+
+def convolve(x: Any, w: Any, group: int, strides: list[int]) -> Any:
+    """Channels last in data; the weight as `o i h w`."""
+    up, across = strides
+    height, width = w.shape[2:]
+    windows = np.lib.stride_tricks.sliding_window_view(x, (height, width), axis=(1, 2))[:, ::up, ::across]
+    parts = np.split(windows, group, axis=3)
+    kernels = np.split(w, group, axis=0)
+    out = [np.einsum("nhwcyx,ocyx->nhwo", p, k) for p, k in zip(parts, kernels, strict=True)]
+    return np.concatenate(out, axis=-1).astype(x.dtype)
+
+
+class NhwcConv(Own):
+    def _run(self, x: Any, w: Any, bias: Any = None, **given: Any) -> Any:
+        y = convolve(x, w.transpose(0, 3, 1, 2), self.get("group", 1), self.get("strides", [1, 1]))
+        return (y if bias is None else y + bias,)
+
+
+class NhwcFusedConv(Own):
+    def _run(self, x: Any, w: Any, bias: Any = None, total: Any = None, **given: Any) -> Any:
+        y = convolve(x, w, self.get("group", 1), self.get("strides", [1, 1]))
+        y = y if bias is None else y + bias
+        y = y if total is None else y + total
+        return (_ACTIVATIONS[self.get("activation", "")](y).astype(x.dtype),)
+
+
+class NhwcMaxPool(Own):
+    def _run(self, x: Any, **given: Any) -> Any:
+        up, across = self.get("strides", [1, 1])
+        windows = np.lib.stride_tricks.sliding_window_view(x, tuple(self.get("kernel_shape", ())), axis=(1, 2))
+        return (windows[:, ::up, ::across].max(axis=(-2, -1)),)
