@@ -17,6 +17,7 @@ import onnx_ir as ir
 from graphprune import feeds as feeding
 from graphprune.costs import CostModel, Costs
 from graphprune.errors import SessionError, UsageError
+from graphprune.execute import Outputs
 from graphprune.groups import Coupling, couple
 from graphprune.model import ModelLike, load
 from graphprune.normalize import normalize
@@ -92,9 +93,19 @@ class Analysis:
 
     @cached_property
     def reference(self) -> Reference:
-        """The dense model and its outputs: at both choices of input sizes if it runs at both."""
+        """The dense model and its outputs: at both choices of input sizes if it runs at both, and through branches."""
         own = Reference(self.original, self.feeds, self.looking.runtime.threads, self.source)
-        return usable(own, self._others)
+        found = usable(own, self._others)
+        more = self._steered(found) if not self.looking.inputs else ()
+        return replace(found, feeds=(*found.feeds, *more)) if more else found
+
+    def _steered(self, found: Reference) -> tuple[Outputs, ...]:
+        """Inputs that lead through other branches, as far as the dense model runs on them."""
+        runs: list[Outputs] = []
+        for feed in feeding.steered(self.coupling.graph.ops, dict(found.feeds[0])):
+            with suppress(SessionError):
+                runs += usable(replace(found, feeds=(feed,))).feeds
+        return tuple(runs)
 
     def _others(self) -> Iterator[tuple[feeding.Feeds, ...]]:
         """Inputs of other sizes, to try where the model does not run at the chosen ones."""
@@ -110,7 +121,7 @@ class Analysis:
     def calmest(self) -> Reference:
         """The reference for a proof: where rounding alone moves the outputs (selections, ties), on other inputs."""
         best = self.reference
-        if self.looking.inputs or best.converted or len(best.feeds) < len(self.feeds):
+        if self.looking.inputs or best.converted or len(best.feeds) != len(self.feeds):
             return best
         worlds = self.coupling.graph.worlds
         sizes = [worlds.natural_inputs, worlds.traced_inputs][: len(best.feeds)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from graphprune.shapes import Observed, World
 from graphprune.sizes import Shapes, input_symbols, real_inputs
 
 Feeds = dict[str, npt.NDArray[Any]]
+_MOST_STEERED = 4
 
 
 def index_bounds(ops: Iterable[Op]) -> dict[str, int]:
@@ -43,6 +44,28 @@ def index_bounds(ops: Iterable[Op]) -> dict[str, int]:
                     name = op.inputs[0].name
                     bounds[name] = min(bounds[y.name], bounds.get(name, bounds[y.name]))
     return bounds
+
+
+def steered(ops: Sequence[Op], feed: Feeds) -> list[Feeds]:
+    """Return inputs that may lead a model through other branches: single integers and truth values changed.
+
+    An integer becomes the number that the graph compares it with, or the next one. Empty where nothing branches.
+    """
+    if not any(len(op.bodies) > 1 for op in ops):
+        return []
+    origin = {name: name for name, a in feed.items() if a.size == 1 and a.dtype.kind in "iub"}
+    numbers: dict[str, set[int]] = {name: {0, 1} for name, a in feed.items() if name in origin and a.dtype.kind == "b"}
+    for op in ops:
+        first = op.input(0)
+        if op.type in CARRIERS and first is not None and first.name in origin:
+            origin.update((o.name, origin[first.name]) for o in op.outputs if o is not None)
+        for i, j in ((0, 1), (1, 0)) if len(op.inputs) == 2 else ():
+            one, other = op.input(i), op.fixed(j)
+            if one is not None and one.name in origin and other is not None and other.size == 1:
+                at = int(other.ravel()[0])
+                numbers.setdefault(origin[one.name], set()).update((at, at + 1))
+    changed = [(name, n) for name, found in numbers.items() for n in sorted(found) if n != int(feed[name].ravel()[0])]
+    return [{**feed, name: np.full_like(feed[name], n)} for name, n in changed[:_MOST_STEERED]]
 
 
 def specs(model: ir.Model, bounds: Mapping[str, int]) -> list[InputSpec]:

@@ -74,6 +74,8 @@ def input_symbols(model: ir.Model) -> Symbols:
                 sizes.append(n)
             else:
                 sizes.append(str(name) if name else ("0" if k == 0 else f"?{len(value.shape)}:{k}"))
+        if len(sizes) == 3 and sizes[1] == "?3:1" and isinstance(sizes[0], int) and isinstance(sizes[2], int):
+            sizes[1] = "0"  # a recurrent state: layers, samples, units
         out[value.name or ""] = tuple(sizes)
     return out
 

@@ -147,6 +147,7 @@ class _Tracer:
             tuple(self.operand(v) if v.name and self.needed(v) else None for v in node.outputs),
             {k: _attribute(a) for k, a in node.attributes.items()},
             bodies,
+            all(w.times.get(node.name or "") == 0 for w in (self.worlds.traced, self.worlds.natural)),
         )
         self.ops.append(op)
         self.ask(op)
@@ -174,7 +175,7 @@ class _Tracer:
             self.refuse(operands, f"no axis rule for {origin.operator}", origin)
             return
         unknown = next((o.name for o in (*op.inputs, *op.outputs) if o is not None and not o.rank_known), None)
-        if unknown is not None and self.dead(op):
+        if unknown is not None and op.never:
             return
         if unknown is not None:
             self.refuse(operands, f"the shape of {unknown!r} is not known", origin)
@@ -186,10 +187,6 @@ class _Tracer:
             self.refuse(operands, f"the rule does not fit this node ({type(error).__name__})", origin)
             return
         self.listen(op, said, operands, origin)
-
-    def dead(self, op: Op) -> bool:
-        """Whether a node is in a branch that is never taken; such a branch need not fit the sizes."""
-        return all(w.times.get(op.name) == 0 for w in (self.worlds.traced, self.worlds.natural))
 
     def listen(self, op: Op, said: list[Equation], operands: list[Operand], origin: Origin) -> None:
         """Sort what a rule said, and pin every axis that it did not speak of."""

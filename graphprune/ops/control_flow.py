@@ -65,7 +65,7 @@ def _branch_outputs(asked: Question, bodies: Sequence[Sequence[Answer]]) -> list
 
 
 def branches(op: Op) -> Iterator[Equation]:
-    """Outputs have the axes of both branches' outputs."""
+    """Outputs have the axes of both branches' outputs; one of another rank only where it is never taken."""
     condition = op.x(0)
     yield from (Pin(a, "a condition") for a in condition.axes)
     which = None if condition.value is None or not condition.fixed else int(not condition.value.ravel()[0])
@@ -73,10 +73,10 @@ def branches(op: Op) -> Iterator[Equation]:
         for y, inner in zip(op.outputs, body.outputs, strict=True):
             if y is None:
                 continue
-            if inner.rank == y.rank:
+            if inner.rank_known and inner.rank == y.rank:
                 yield from _same(inner, y)
-            elif which is not None and which != k:
-                yield from (Pin(a, _OTHER) for a in inner.axes)
+            elif op.never or (which is not None and which != k):
+                yield from (Free(a) for a in inner.axes)  # nothing comes out of it
             else:
                 yield from (Pin(a, _OTHER) for a in (*inner.axes, *y.axes))
 

@@ -49,7 +49,10 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """A node as a rule sees it; absent optional inputs and outputs are None."""
+    """A node as a rule sees it; absent optional inputs and outputs are None.
+
+    `never`: it is in a branch that is not taken at any of the sizes looked at; such a branch need not fit them.
+    """
 
     name: str
     type: str
@@ -59,6 +62,7 @@ class Op:
     outputs: tuple[Operand | None, ...]
     attributes: Mapping[str, Any]
     bodies: tuple[Body, ...] = ()
+    never: bool = False
 
     @property
     def operands(self) -> list[Operand]:

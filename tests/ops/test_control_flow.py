@@ -79,32 +79,32 @@ def test_nested_branches() -> None:
     check(net, groups=2, free={"a:1": "8", "w:1": "10", "v:1": "10", "b:0": "10"})
 
 
-def test_branches_of_other_rank() -> None:
-    """What TorchScript makes of squeeze: the branch that a known condition never takes says nothing about the output."""
+def squeezed(net: Net, x: str, condition: str) -> None:
+    """What TorchScript makes of `squeeze(2)`: a branch with the axis, and one without it."""
+    then, other = Inside(net, "t_"), Inside(net, "o_")
+    bodies = {
+        "then_branch": then.graph(then("Squeeze", x, then.ints(2))),
+        "else_branch": other.graph(other("Identity", x)),
+    }
+    net.output(net.matmul(net("If", condition, **bodies), 8, 3, name="b"))
+
+
+def test_a_branch_of_another_rank_that_is_never_taken() -> None:
     net = Net()
     x = net.conv(net.input("x", [None, 4, 1]), 4, 8, name="a", dims=1)
     size = net("Gather", net("Shape", x), net.const(np.int64(2)))
-    then, other = Inside(net, "t_"), Inside(net, "o_")
-    y = net(
-        "If", net("Equal", size, net.const(np.int64(1))),
-        then_branch=then.graph(then("Squeeze", x, then.ints(2))), else_branch=other.graph(other("Identity", x)),
-    )
-    net.output(net.matmul(y, 8, 3, name="b"))
-    check(net, groups=0, pinned={"a:0": "another number of axes"})
-
-
-def test_branches_of_another_rank_that_are_never_taken() -> None:
-    net = Net()
-    x = net.conv(net.input("x", [None, 4, 1]), 4, 8, name="a", dims=1)
-    size = net("Gather", net("Shape", x), net.const(np.int64(2)))
-    then, other = Inside(net, "t_"), Inside(net, "o_")
-    y = net(
-        "If", net("Equal", size, net.const(np.int64(1))),
-        then_branch=then.graph(then("Squeeze", x, then.ints(2))),
-        else_branch=other.graph(other.matmul(x, 1, 1, name="w")),
-    )
-    net.output(net.matmul(y, 8, 3, name="b"))
+    squeezed(net, x, net("Equal", size, net.const(np.int64(1))))
     check(net, groups=1, free=["a:0", "b:0"])
+
+
+def test_a_branch_of_another_rank_that_may_be_taken() -> None:
+    net = Net()
+    x = net.conv(net.input("x", [None, 4, 1]), 4, 8, name="a", dims=1)
+    squeezed(net, x, condition(net))
+    _, coupling = solved(net)
+    assert not coupling.groups
+    reasons = {place: reason for place, reason, _ in coupling.pins()}
+    assert reasons["a:0"] == "the shape of 'if_4' is not known [If 'n2_If']"
 
 
 def test_branches_that_disagree_in_size_pin() -> None:
