@@ -61,7 +61,7 @@ def name_values(model: ir.Model) -> None:
     """Give values inside of bodies names that nothing else has: two branches may both call theirs `x`."""
     taken: set[str | None] = set()
     for graph in model.graphs():
-        for value in values_of(graph):
+        for value in dict.fromkeys(values_of(graph)):  # in old files an initializer is an input, too
             if value.name and value.name in taken:
                 value.name = _free_name(f"{value.name}{_BODY_MARK}", taken)
             taken.add(value.name)
