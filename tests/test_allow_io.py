@@ -185,6 +185,23 @@ def test_heads_of_a_cache() -> None:
     assert axes[0] is not UNIT and axes[0] not in free.dims and axes[2] not in free.dims
 
 
+def test_sizes_that_are_read_from_the_state_at_run_time() -> None:
+    """The number of heads and their width come from the cache's shape, not from constants."""
+    net = Net()
+    x = net.input("x", [None, 1, 10])
+    past = net.input("past_v", ["batch", 4, "past", 6])
+    sizes = net("Shape", past)
+    head, width = (net("Gather", sizes, net.ints(k), axis=0) for k in (1, 3))
+    rows = net("Reshape", net.matmul(x, 10, 24, name="w"), net("Concat", net.ints(0), head, net.ints(1), width, axis=0))
+    joined = net("Concat", past, rows, axis=2)
+    net.nodes.append(onnx.helper.make_node("Identity", [joined], ["present_v"], name="keep"))
+    total = net("ReduceSum", joined, net.ints(2), keepdims=0)
+    flat = net("Reshape", total, net("Concat", net.ints(0), net("Mul", head, width), axis=0))
+    net.output(net.matmul(flat, 24, 3, name="v"), "present_v")
+    coupling = judged(looked(net, "past_v", "present_v")).coupling
+    assert {g.name: g.size for g in coupling.groups} == {"w:1.0": 4, "w:1.1": 6}
+
+
 def test_a_missed_pair_is_caught() -> None:
     """The proof is one: where only the input is shuffled, not what reads it, outputs differ."""
     analysis = looked(recurrent(), "past*", "present*")
