@@ -44,7 +44,7 @@ def lively(model: ir.Model, coupling: Coupling, gain: float, seed: int = 0) -> t
         name = value.name or ""
         value.name = f"{name}/filled"
         made = add_constant(out.graph, name, ir.tensor(array), out.ir_version)
-        value.replace_all_uses_with(made)
+        value.replace_all_uses_with(made, replace_graph_outputs=True)
     return out, couple(trace(out, coupling.graph.worlds, {p.name for p in coupling.graph.ports}.__contains__))
 
 

@@ -224,7 +224,7 @@ class _Walk:
                 continue
             types[name] = type_proto(self.world.dtypes.get(value.name, 0), self.world.shapes.get(value.name))
             content = known[i]
-            if content is not None:
+            if content is not None and self.world.dtypes.get(value.name):
                 data[name] = tensor_proto(content, self.world.dtypes[value.name])
         proto.output.extend(f"o{i}" for i in range(len(node.outputs)))
         if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
