@@ -15,6 +15,7 @@ import onnx_ir as ir
 from graphprune import repeated
 from graphprune.errors import ModelError
 from graphprune.model import add_constant, constant_of, constants, unmapped, values_of
+from graphprune.ops import CUTTERS
 
 ORIGIN = "graphprune.shared"
 COPY_MARK = "__use"
@@ -79,11 +80,17 @@ def unshare(model: ir.Model) -> None:
             uses = list(value.uses())
             if len(uses) < 2 or value.is_graph_output() or not _accidental(tensor):
                 continue
-            for node, index in uses[1:]:
+            whole = [u for u in uses if not _cuts(u)]
+            for node, index in whole if len(whole) < len(uses) else whole[1:]:
                 name = _free_name(f"{value.name}{COPY_MARK}", taken)
                 copy = add_constant(graph, name, _alias(tensor), model.ir_version)
                 copy.metadata_props[ORIGIN] = value.name or ""
                 node.replace_input_with(index, copy)
+
+
+def _cuts(use: tuple[ir.Node, int]) -> bool:
+    """Return whether a use reads only a part: all such uses share one tensor, whose parts are told apart anyway."""
+    return use[0].op_type in CUTTERS and use[1] == 0
 
 
 def _free_name(base: str, taken: set[str | None]) -> str:

@@ -24,6 +24,7 @@ from graphprune.ops import (
     fused_norm,
     gather,
     inference,
+    losses,
     matmul,
     moe,
     movement,
@@ -35,8 +36,10 @@ from graphprune.ops import (
     reduction,
     resample,
     shapes,
+    spectral,
 )
 from graphprune.ops.control_flow import BodyRule
+from graphprune.ops.cuts import CUTTERS
 from graphprune.ops.gather import CARRIERS, MOVERS, PICKERS, REPEATERS, BoundRule
 from graphprune.ops.inference import ShapeRule
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Table
@@ -63,6 +66,8 @@ AXES: Table[AxisRule] = Table(
         *qlinear.AXES,
         *blockwise.AXES,
         *shapes.AXES,
+        *losses.AXES,
+        *spectral.AXES,
         *fused.AXES,
         *fused_norm.AXES,
         *fused_matmul.AXES,
@@ -119,8 +124,7 @@ STORED: Table[StoredRule] = Table("quantised weights", [*quantization.STORED, *q
 SHAPES: Table[ShapeRule] = Table(
     "shapes",
     [
-        *inference.SHAPES,
-        *recurrent.SHAPES,
+        *inference.SHAPES, *recurrent.SHAPES,
         *qshapes.SHAPES,
         *fused.SHAPES,
         *fused_norm.SHAPES,
@@ -138,6 +142,7 @@ __all__ = [
     "CARRIERS",
     "CONTENTS",
     "COSTS",
+    "CUTTERS",
     "FILLERS",
     "MOVERS",
     "PICKERS",

@@ -230,3 +230,6 @@ REFITS: tuple[Row[RefitRule], ...] = (
     row(refit_slice, "Slice"),
     row(refit_pad, "Pad"),
 )
+
+CUTTERS = frozenset(["Slice", "Split", "Gather"])
+"""Operators that read a part of their first input: sharing it ties nothing but that part."""
