@@ -5,6 +5,7 @@ Written after their descriptions in the operator documentation of onnxruntime.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import erf, sqrt
 from typing import Any
 
@@ -163,3 +164,114 @@ class NhwcMaxPool(Own):
         up, across = self.get("strides", [1, 1])
         windows = np.lib.stride_tricks.sliding_window_view(x, tuple(self.get("kernel_shape", ())), axis=(1, 2))
         return (windows[:, ::up, ::across].max(axis=(-2, -1)),)
+
+
+def attend(q: Any, k: Any, v: Any, heads: int, scale: float = 0.0, causal: bool = False) -> Any:
+    """Attention of `b s (h d)`, `b t (h d)` and `b t (h e)`; keys and values also as `b h t d`."""
+    q, k, v = (a if a.ndim == 4 else apart(a, heads) for a in (q, k, v))
+    scores = np.einsum("bhsd,bhtd->bhst", q, k) * (scale or q.shape[-1] ** -0.5)
+    if causal:
+        hidden = np.triu(np.ones(scores.shape[-2:], np.bool_), 1 + scores.shape[-1] - scores.shape[-2])
+        scores = np.where(hidden, -1e4, scores)
+    y = np.einsum("bhst,bhte->bshe", softmax(scores, (-1,)), v)
+    return y.reshape(*y.shape[:2], -1).astype(q.dtype)
+
+
+def apart(x: Any, heads: int) -> Any:
+    return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+
+
+def turn(x: Any) -> Any:
+    """Turn the pairs of `b h s d` by angles that depend on position and place."""
+    half = x.shape[-1] // 2
+    angles = np.arange(x.shape[2])[:, None] * 10000.0 ** (-np.arange(half) / half)
+    c, s, a, b = np.cos(angles), np.sin(angles), x[..., :half], x[..., half:]
+    return np.concatenate([a * c - b * s, b * c + a * s], axis=-1).astype(x.dtype)
+
+
+class Attention(Own):
+    def _run(self, x: Any, w: Any, bias: Any = None, *others: Any, **given: Any) -> Any:
+        heads = self.get("num_heads", 1)
+        sizes = self.get("qkv_hidden_sizes", None) or [w.shape[1] // 3] * 3
+        y = x @ w if bias is None else x @ w + bias
+        q, k, v = (apart(a, heads) for a in np.split(y, np.cumsum(sizes[:2]), axis=-1))
+        if self.get("do_rotary", 0):
+            q, k = turn(q), turn(k)
+        return (attend(q, k, v, heads, self.get("scale", 0.0), bool(self.get("unidirectional", 0))),)
+
+
+class PackedAttention(Own):
+    def _run(self, x: Any, w: Any, bias: Any, places: Any, ends: Any, *others: Any, **given: Any) -> Any:
+        sizes = self.get("qkv_hidden_sizes", None) or [w.shape[1] // 3] * 3
+        q, k, v = np.split(x @ w + bias, np.cumsum(sizes[:2]), axis=-1)
+        return (packed(q, k, v, ends, self.get("num_heads", 1), self.get("scale", 0.0)),)
+
+
+def packed(q: Any, k: Any, v: Any, ends: Any, heads: int, scale: float) -> Any:
+    spans = [slice(a, b) for a, b in pairwise(ends)]
+    return np.concatenate([attend(q[None, s], k[None, s], v[None, s], heads, scale)[0] for s in spans])
+
+
+class PackedMultiHeadAttention(Own):
+    def _run(self, q: Any, k: Any, v: Any, bias: Any, places: Any, ends: Any, **given: Any) -> Any:
+        if k is None:
+            q, k, v = (q[:, :, i].reshape(len(q), -1) for i in range(3))
+        return (packed(q, k, v, ends, self.get("num_heads", 1), self.get("scale", 0.0)),)
+
+
+class MultiHeadAttention(Own):
+    """Of stacked inputs only."""
+
+    def _run(self, q: Any, kv: Any = None, **given: Any) -> Any:
+        if kv is None:
+            q, kv = q[:, :, :, 0].reshape(*q.shape[:2], -1), q[:, :, :, 1:]
+        k, v = (kv[:, :, :, i].transpose(0, 2, 1, 3) for i in range(2))
+        return (attend(q, k, v, self.get("num_heads", 1), self.get("scale", 0.0)),)
+
+
+class DecoderMaskedSelfAttention(Own):
+    """With a plain cache: the real one reorders the width of heads, which never changes."""
+
+    def _run(self, x: Any, w: Any, bias: Any, mask: Any, past: Any, **given: Any) -> Any:
+        heads = self.get("num_heads", 1)
+        q, k, v = (apart(a, heads) for a in np.split(x @ w + bias, 3, axis=-1))
+        present = np.concatenate([past, np.stack([k, v])], axis=3)
+        return attend(q, present[0], present[1], heads, self.get("scale", 0.0)), present
+
+
+class DecoderMaskedMultiHeadAttention(Own):
+    def _run(self, x: Any, k: Any, v: Any, m: Any, r: Any, keys: Any, values: Any, **given: Any) -> Any:
+        heads = self.get("num_heads", 1)
+        q, k, v = (apart(a, heads) for a in np.split(x, 3, axis=-1))
+        k, v = np.concatenate([keys, k], axis=2), np.concatenate([values, v], axis=2)
+        return (attend(q, k, v, heads, self.get("scale", 0.0)),)
+
+
+_INSIDE = {
+    "relu": lambda x: np.maximum(x, 0), "gelu": gelu, "silu": silu, "identity": lambda x: x,
+    "swiglu": lambda x: silu(x[..., 0::2]) * x[..., 1::2],
+}
+
+
+class MoE(Own):
+    def _run(
+        self, x: Any, router: Any, up: Any, up_bias: Any, down: Any, down_bias: Any = None, gate: Any = None,
+        gate_bias: Any = None, **given: Any,
+    ) -> Any:
+        tokens = x.reshape(-1, x.shape[-1])
+        weights = softmax(router, (-1,))
+        chosen = np.argsort(-router, axis=-1, kind="stable")[:, : self.get("k", 1)]
+        y = np.zeros_like(tokens)
+        for t, experts in enumerate(chosen):
+            total = weights[t, experts].sum() if self.get("normalize_routing_weights", 0) else 1
+            for e in experts:
+                inner = up[e] @ tokens[t] + (0 if up_bias is None else up_bias[e])
+                inner = _INSIDE[self.get("activation_type", "relu")](self.in_pairs(inner))
+                if gate is not None:
+                    inner = inner * (gate[e] @ tokens[t] + (0 if gate_bias is None else gate_bias[e]))
+                y[t] += weights[t, e] / total * (down[e] @ inner + (0 if down_bias is None else down_bias[e]))
+        return (y.reshape(x.shape).astype(x.dtype),)
+
+    def in_pairs(self, inner: Any) -> Any:
+        """Return gate and value of each unit side by side."""
+        return inner.reshape(2, -1).T.ravel() if self.get("swiglu_fusion", 0) == 2 else inner

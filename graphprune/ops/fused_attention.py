@@ -18,6 +18,7 @@ from graphprune.ops.sizes import Change, RefitRule, SetAttribute, Shrunk
 ORDER = "the order of positions matters"
 _CACHE = "positions of a cache"
 _LAYOUT = "a cache whose layout depends on the width of heads"
+_HEADS_FIRST = 4
 _WITH_SIZES = ("Attention", "PackedAttention")
 
 
@@ -139,7 +140,7 @@ def attention(op: Op) -> Iterator[Equation]:
 def _projected(op: Op, i: int, head: Axis, width: Axis) -> Iterator[Equation]:
     """An input `b s (h d)` or `b h s d`."""
     operand = op.x(i)
-    if operand.rank == 4:
+    if operand.rank == _HEADS_FIRST:
         yield Same(operand.axes[1], head)
         yield Same(operand.axes[3], width)
     else:
@@ -148,7 +149,9 @@ def _projected(op: Op, i: int, head: Axis, width: Axis) -> Iterator[Equation]:
 
 def _positions(operand: Operand, token_axes: int) -> tuple[Axis, ...]:
     """Return samples and positions of an input, whichever way its heads lie."""
-    return (operand.axes[0], operand.axes[2]) if token_axes == 2 and operand.rank == 4 else operand.axes[:token_axes]
+    if token_axes > 1 and operand.rank == _HEADS_FIRST:
+        return operand.axes[0], operand.axes[2]
+    return operand.axes[:token_axes]
 
 
 def _stacked(operand: Operand, token_axes: int, head: Axis, width: Axis) -> Iterator[Equation]:
@@ -170,7 +173,8 @@ def multi_head(op: Op) -> Iterator[Equation]:
     number = op.attr("num_heads")
     head = fresh(number)
     width = fresh(stacked[0].shape[-1] if stacked else q.shape[-1] // (number * (3 if fused else 1)))
-    value = width if stacked or fused or cached else fresh(y.shape[-1] // number)
+    together = stacked or fused or cached or (v is not None and v.rank == _HEADS_FIRST)
+    value = width if together else fresh(y.shape[-1] // number)
     wide, out = product(head, width), product(head, value)
     everything = concat(wide, wide, out)
     for i, operand, size in ((0, q, width), (1, k, width), (2, v, value)):
