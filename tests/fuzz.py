@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import onnx
 from random_graphs import Fuzz
+from wrapping import FLAG, wrapped
 
 from graphprune.execute import evaluate, relative_error
 from graphprune.feeds import observer
@@ -33,6 +34,7 @@ from graphprune.sizes import choose
 from graphprune.trace import trace
 
 TOLERANCE = 1e-3
+WRAPPED = 0.2  # of all graphs get a part of them put into a body
 _NOISE = 1e-6
 
 
@@ -53,8 +55,12 @@ def check(seed: int, save: Path | None = None) -> Outcome:
     """Build the graph of a seed and hold it against both oracles."""
     b = Fuzz(seed)
     try:
-        proto = b.build()
-        feeds = b.feeds(seed)
+        proto, feeds = b.build(), b.feeds(seed)
+        rng = np.random.default_rng([seed, 9])
+        if rng.random() < WRAPPED:
+            proto, _ = wrapped(proto, rng, b.opset)
+            if any(i.name == FLAG for i in proto.graph.input):
+                feeds[FLAG] = rng.integers(2, size=())
         if save:
             onnx.save(proto, save / f"fuzz{seed}.onnx")
         dense = evaluate(load(proto), feeds)
@@ -63,7 +69,8 @@ def check(seed: int, save: Path | None = None) -> Outcome:
         return Outcome(seed, "skipped", f"{type(error).__name__}: {str(error)[:200]}")
     if not all(np.isfinite(v).all() for v in dense.values() if v.dtype.kind == "f"):
         return Outcome(seed, "skipped", "not finite")
-    operators = Counter(n.op_type for n in proto.graph.node)
+    bodies = [a.g for n in proto.graph.node for a in n.attribute if a.HasField("g")]
+    operators = Counter(n.op_type for graph in (proto.graph, *bodies) for n in graph.node)
     written = proto.SerializeToString(deterministic=True)
     try:
         got = hold(proto, feeds, seed, b.everything)
@@ -104,9 +111,9 @@ def hold(proto: onnx.ModelProto, feeds: dict[str, Any], seed: int, told: bool) -
 
 
 def some(coupling: Coupling, rng: np.random.Generator) -> dict[Any, Any]:
-    """Keep at least one random index of every group."""
+    """Keep random indices of every group, at least as many as it must have."""
     return {
-        g.dim: np.sort(rng.choice(g.size, int(rng.integers(1, g.size + 1)), replace=False)) for g in coupling.groups
+        g.dim: np.sort(rng.choice(g.size, int(rng.integers(g.least, g.size + 1)), replace=False)) for g in coupling.groups
     }
 
 

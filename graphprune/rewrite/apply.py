@@ -126,7 +126,11 @@ def _restate(value: ir.Value, sizes: list[int | None]) -> None:
 def _drop_unused(model: ir.Model) -> None:
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+    lengths = {node: len(node.inputs) for graph in model.graphs() for node in graph}
     RemoveUnusedNodesPass()(model)
+    for graph in model.graphs():
+        for node in graph:
+            node.resize_inputs(lengths[node])  # the pass cuts absent inputs off at the end; some must be written
 
 
 def masked(model: ir.Model, coupling: Coupling, chosen: Chosen) -> ir.Model:

@@ -203,3 +203,18 @@ def test_the_branch_that_is_not_taken_costs_nothing() -> None:
     _, coupling = solved(net)
     assert sum(CostModel(coupling).op_macs({}).values()) == 4 * (6 * 8 + 8 * 10 + 10 * 3)
     check(net, groups=2, free=["a:1", "then_branch:1", "else_branch:1"])
+
+
+def test_a_loop_without_states() -> None:
+    """Its second input is absent, and must be written all the same."""
+    net = Net()
+    x = net.matmul(net.input("x", [5, None, 4]), 4, 6, name="a")
+    body = Inside(net, "body_")
+    body.inputs = [
+        helper.make_tensor_value_info("i", TensorProto.INT64, []),
+        helper.make_tensor_value_info("keep", TensorProto.BOOL, []),
+    ]
+    row = body("Relu", body.matmul(body("Gather", x, "i", axis=0), 6, 8, name="w"))
+    graph = body.graph(body("Identity", "keep"), row, kinds=(TensorProto.BOOL, TensorProto.FLOAT))
+    net.output(net.matmul(net("Loop", net.const(np.int64(5)), "", body=graph), 8, 3, name="b"))
+    check(net, groups=2, free=["a:1", "w:0", "w:1", "b:0"])
