@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def operator_graph(coupling: Coupling) -> nx.DiGraph[str]:
     """Return operators and values as one directed graph, with shapes and axes in einops notation.
 
-    Nodes are `op:NAME` and `value:NAME`; groups that a value's axes lie on are in its attribute `groups`.
+    Nodes are `op:NAME` and `value:NAME`; groups that a value's axes lie on are in its attribute `groups`. What the
+    bodies of a node give is read by the node.
     """
     import networkx as nx
 
@@ -28,7 +29,8 @@ def operator_graph(coupling: Coupling) -> nx.DiGraph[str]:
     for op in coupling.graph.ops:
         node = f"op:{op.name}"
         graph.add_node(node, kind="operator", operator=op.type, domain=op.domain, label=f"{op.type}\n{op.name}")
-        for direction, operands in (("in", op.inputs), ("out", op.outputs)):
+        given = tuple(o for body in op.bodies for o in body.outputs)
+        for direction, operands in (("in", (*op.inputs, *given)), ("out", op.outputs)):
             for k, o in enumerate(operands):
                 if o is None:
                     continue

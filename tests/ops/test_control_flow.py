@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import networkx
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -11,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from graphprune.costs import CostModel
+from graphprune.graph import operator_graph
 from graphprune.groups import couple
 from graphprune.normalize import normalize
 from graphprune.sizes import choose
@@ -218,3 +220,15 @@ def test_a_loop_without_states() -> None:
     graph = body.graph(body("Identity", "keep"), row, kinds=(TensorProto.BOOL, TensorProto.FLOAT))
     net.output(net.matmul(net("Loop", net.const(np.int64(5)), "", body=graph), 8, 3, name="b"))
     check(net, groups=2, free=["a:1", "w:0", "w:1", "b:0"])
+
+
+def test_bodies_are_in_the_exported_graph() -> None:
+    net = Net()
+    x = net.matmul(net.input("x", [None, 6]), 6, 8, name="a")
+    inner, other = Inside(net, "i_"), Inside(net, "o_")
+    y = net("If", condition(net), then_branch=inner.graph(inner.matmul(x, 8, 8, name="w")),
+            else_branch=other.graph(other("Identity", x)))
+    _, coupling = solved(net.output(net.matmul(y, 8, 3, name="b")))
+    graph = operator_graph(coupling)
+    assert networkx.has_path(graph, "value:w", f"value:{y}")
+    assert networkx.has_path(graph, "value:a", f"value:{y}")
