@@ -16,7 +16,7 @@ import onnx_ir as ir
 from graphprune.errors import GraphPruneError, UsageError
 from graphprune.execute import observe_shapes
 from graphprune.inputs import InputSpec, synthesise
-from graphprune.ops import BOUNDS, CARRIERS, Op
+from graphprune.ops import BOUNDS, CARRIERS, PICKERS, Op
 from graphprune.shapes import Observed, World
 from graphprune.sizes import Shapes, input_symbols, real_inputs
 
@@ -38,7 +38,7 @@ def index_bounds(ops: Iterable[Op]) -> dict[str, int]:
             indices = op.input(i)
             if indices is not None:
                 bounds[indices.name] = min(bound, bounds.get(indices.name, bound))
-        if op.type in CARRIERS and op.inputs and op.inputs[0] is not None:
+        if op.type in PICKERS and op.inputs and op.inputs[0] is not None:
             for y in op.outputs:
                 if y is not None and y.name in bounds:
                     name = op.inputs[0].name
