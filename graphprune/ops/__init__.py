@@ -28,6 +28,7 @@ from graphprune.ops import (
     matmul,
     moe,
     movement,
+    nchwc,
     normalization,
     qlinear,
     qshapes,
@@ -74,6 +75,7 @@ AXES: Table[AxisRule] = Table(
         *fused_attention.AXES,
         *fused_grouped.AXES,
         *contributed.AXES,
+        *nchwc.AXES,
         *moe.AXES,
     ],
 )
@@ -97,7 +99,7 @@ REFITS: Table[RefitRule] = Table(
         *fused_attention.REFITS,
         *fused_grouped.REFITS,
         *contributed.REFITS,
-        *moe.REFITS,
+        *nchwc.REFITS,
     ],
 )
 BOUNDS: Table[BoundRule] = Table(
@@ -115,6 +117,7 @@ COSTS: Table[CostRule] = Table(
         *blockwise.COSTS,
         *fused_matmul.COSTS,
         *attention_sizes.COSTS,
+        *nchwc.COSTS,
         *moe.COSTS,
     ],
 )
@@ -131,6 +134,7 @@ SHAPES: Table[ShapeRule] = Table(
         *fused_matmul.SHAPES,
         *attention_sizes.SHAPES,
         *contributed.SHAPES,
+        *nchwc.SHAPES,
         *moe.SHAPES,
     ],
 )

@@ -210,7 +210,7 @@ def _window(asked: Question, kernel: Sequence[int], sizes: Sequence[int]) -> tup
     )
 
 
-def _convolved(last: bool, weight_last: bool) -> ShapeRule:
+def convolved(last: bool, weight_last: bool) -> ShapeRule:
     """Return the rule of a convolution whose data, and whose weight, has its channels last or second."""
 
     def rule(asked: Question) -> list[Answer]:
@@ -224,10 +224,17 @@ def _convolved(last: bool, weight_last: bool) -> ShapeRule:
     return rule
 
 
-def _pooled(asked: Question) -> list[Answer]:
-    x = asked.shape(0)
-    kernel = list(asked.attributes["kernel_shape"])
-    return [(asked.dtype(0), None if x is None else (x[0], *_window(asked, kernel, x[1:-1]), x[-1]))]
+def pooled(last: bool) -> ShapeRule:
+    """Return the rule of pooling of data with its channels last or second."""
+
+    def rule(asked: Question) -> list[Answer]:
+        x, kernel = asked.shape(0), list(asked.attributes["kernel_shape"])
+        if x is None:
+            return [(asked.dtype(0), None)]
+        out = _window(asked, kernel, x[1:-1] if last else x[2:])
+        return [(asked.dtype(0), (x[0], *out, x[-1]) if last else (*x[:2], *out))]
+
+    return rule
 
 
 SHAPES: tuple[Row[ShapeRule], ...] = (
@@ -235,9 +242,9 @@ SHAPES: tuple[Row[ShapeRule], ...] = (
         _multiplied, "FusedMatMul", "TransposeMatMul", "FusedMatMulActivation", "GemmFastGelu", domain=MICROSOFT
     ),
     row(_gemm, "FusedGemm", domain=MICROSOFT),
-    row(_convolved(False, False), "FusedConv", domain=MICROSOFT),
-    row(_convolved(True, True), "NhwcConv", domain=MICROSOFT),
-    row(_convolved(True, False), "NhwcFusedConv", domain=MICROSOFT),
-    row(_pooled, "NhwcMaxPool", domain=MICROSOFT),
+    row(convolved(False, False), "FusedConv", domain=MICROSOFT),
+    row(convolved(True, True), "NhwcConv", domain=MICROSOFT),
+    row(convolved(True, False), "NhwcFusedConv", domain=MICROSOFT),
+    row(pooled(True), "NhwcMaxPool", domain=MICROSOFT),
     row(_rows, "CDist", domain=MICROSOFT),
 )

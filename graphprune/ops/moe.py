@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from math import prod
 
 from graphprune.axes import UNIT, Axis, Equation, Pin, Role, Same, Use, concat, product
-from graphprune.axes.equations import Letter
+from graphprune.axes.equations import Least
 from graphprune.ops.fused import MICROSOFT
 from graphprune.ops.inference import ShapeRule, like_first
 from graphprune.ops.registry import AxisRule, CostRule, Op, Row, ShapeOf, row
-from graphprune.ops.sizes import Change, RefitRule, SetAttribute, Shrunk
 
 _ROUTER, _DOWN, _DOWN_BIAS = 1, 4, 5
 _UPS = ((2, 3), (6, 7))
@@ -60,7 +59,7 @@ def experts(op: Op) -> Iterator[Equation]:
             yield Use(i, operand.axes[0], Role.NORMALISED)
     yield from (Use(_ROUTER, a, Role.CARRIED) for a in router.axes[:-1])
     yield Same(router.axes[0], product(*x.axes[:-1]))
-    yield Letter("experts", expert)
+    yield Least(expert, op.attr("k", 1))
 
 
 def quantised_experts(op: Op) -> Iterator[Equation]:
@@ -81,25 +80,17 @@ def quantised_experts(op: Op) -> Iterator[Equation]:
         yield Same(weights.axes[0], router.axes[0])
         yield Same(weights.axes[1], expert)
         yield Use(_CHOSEN, expert, Role.NORMALISED)
-    yield Letter("experts", expert)
+    yield Least(expert, op.attr("k", 1))
 
 
 _CHOSEN = 14
 """Where weights of the experts are given apart from what chooses them: one row for each token, not for each expert."""
 
 
-def refit_experts(op: Op, now: Shrunk) -> Iterator[Change]:
-    """No more experts are asked for than there are."""
-    left = now.size(now.letters["experts"])
-    if left < op.attr("k", 1):
-        yield SetAttribute("k", left)
-
-
 AXES: tuple[Row[AxisRule], ...] = (
     row(experts, "MoE", domain=MICROSOFT),
     row(quantised_experts, "QMoE", domain=MICROSOFT),
 )
-REFITS: tuple[Row[RefitRule], ...] = (row(refit_experts, "MoE", "QMoE", domain=MICROSOFT),)
 
 
 def experts_cost(op: Op, shape: ShapeOf) -> int:
