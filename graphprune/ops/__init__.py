@@ -128,6 +128,7 @@ SHAPES: Table[ShapeRule] = Table(
     "shapes",
     [
         *inference.SHAPES, *recurrent.SHAPES,
+        *attention.SHAPES,
         *qshapes.SHAPES,
         *fused.SHAPES,
         *fused_norm.SHAPES,

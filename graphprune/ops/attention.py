@@ -7,6 +7,7 @@ from math import prod
 
 from graphprune.axes import UNIT, Axis, Equation, Pin, Role, Same, Use, concat, fresh, product
 from graphprune.axes.equations import Letter
+from graphprune.ops.inference import Answer, Question, ShapeRule
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Row, ShapeOf, pin_all, row
 from graphprune.ops.sizes import Change, RefitRule, SetAttribute, Shrunk
 
@@ -44,7 +45,10 @@ def attention(op: Op) -> Iterator[Equation]:
     yield Use(1, ks, Role.NORMALISED)
     yield from (Letter(letter, axis) for letter, axis in (("heads", qh), ("shared", kh), ("width", qd)))
     yield from _mask(op, qb, qh)
-    yield from _caches(op, kb, kh, kd, vd)
+    yield from _caches(op, (kb, kh, ks), kd, vd)
+    yield from _scores(op, (qb, qh, qs, ks))
+    if op.attr("is_causal", 0) or op.input(3) is not None or op.attr("left_window_size") is not None:
+        yield from (Pin(a, "which positions see which depends on where they are") for a in (qs, ks))
 
 
 def _mask(op: Op, batch: Axis, head: Axis) -> Iterator[Equation]:
@@ -52,27 +56,35 @@ def _mask(op: Op, batch: Axis, head: Axis) -> Iterator[Equation]:
     for k, axis in enumerate(mask.axes if mask is not None else ()):
         assert mask is not None
         place = k - mask.rank
-        if place == -3 and axis is not UNIT:
-            yield Same(axis, head)
+        if place < -2 and axis is not UNIT:
+            yield Same(axis, head if place == -3 else batch)
         elif axis is not UNIT:
             yield Pin(axis, "positions of a mask")
 
 
-def _caches(op: Op, batch: Axis, head: Axis, kd: Axis, vd: Axis) -> Iterator[Equation]:
-    for operand, width in (
-        (op.input(4), kd), (op.input(5), vd), (op.output(1), kd), (op.output(2), vd)
-    ):
-        if operand is not None:
-            yield Same(operand.axes[0], batch)
-            yield Same(operand.axes[1], head)
-            yield Pin(operand.axes[2], "positions of a cache")
-            yield Same(operand.axes[3], width)
-    weights = op.output(3)
-    if weights is not None:
-        yield from (Pin(a, "positions of attention weights") for a in (weights.axes[0], *weights.axes[2:]))
-        yield Pin(weights.axes[1], "attention weights are used outside")
+def _caches(op: Op, keys: tuple[Axis, Axis, Axis], kd: Axis, vd: Axis) -> Iterator[Equation]:
+    """A cache is what was before and, after it, the keys or values of this step."""
+    for past, present, width in ((4, 1, kd), (5, 2, vd)):
+        for operand in (op.input(past), op.output(present)):
+            if operand is not None:
+                yield from (Same(operand.axes[k], a) for k, a in ((0, keys[0]), (1, keys[1]), (3, width)))
+        before, after = op.input(past), op.output(present)
+        if before is not None:
+            yield Pin(before.axes[2], "positions of a cache")
+        if after is not None:
+            yield Same(after.axes[2], concat(before.axes[2], keys[2]) if before is not None else keys[2])
     if op.input(6) is not None:
-        yield from (Pin(a, "lengths of sequences") for a in op.x(6).axes)
+        yield from (Pin(a, "lengths of sequences") for a in (*op.x(6).axes, keys[0], keys[2]))
+
+
+def _scores(op: Op, axes: tuple[Axis, Axis, Axis, Axis]) -> Iterator[Equation]:
+    """The attention weights, `b h q t`, with past keys before those of this step."""
+    weights, past = op.output(3), op.input(4)
+    if weights is None:
+        return
+    *others, keys = axes
+    yield from (Same(a, b) for a, b in zip(weights.axes, others, strict=False))
+    yield Same(weights.axes[3], concat(past.axes[2], keys) if past is not None else keys)
 
 
 def refit_attention(op: Op, now: Shrunk) -> Iterator[Change]:
@@ -132,6 +144,26 @@ def refit_rotary(op: Op, now: Shrunk) -> Iterator[Change]:
         yield SetAttribute("rotary_embedding_dim", now.size(now.letters["turned"]))
 
 
+def attention_sizes(asked: Question) -> list[Answer]:
+    """Caches as long as what was before and the keys of this step; onnx has no answer where nothing was before."""
+    kinds = [asked.dtype(0), asked.dtype(1), asked.dtype(2), asked.dtype(0)]
+    shapes = [asked.shape(i) for i in range(3)]
+    past = asked.inputs[4] if len(asked.inputs) > 4 else None
+    if any(s is None for s in shapes) or (past is not None and past.shape is None):
+        return [(kind, None) for kind in kinds]
+    q, k, v = (s for s in shapes if s is not None)
+    heads = [int(asked.attributes.get(name, s[1])) for name, s in (("q_num_heads", q), ("kv_num_heads", k))]
+    (batch, number, length, _), (_, _, keys, width), (_, _, _, value) = (
+        s if len(s) == 4 else (s[0], n, s[1], s[2] // n)
+        for s, n in zip((q, k, v), (heads[0], *heads[1:] * 2), strict=True)
+    )
+    total = keys + (past.shape[2] if past is not None and past.shape is not None else 0)
+    y = (batch, number, length, value) if len(q) == 4 else (batch, length, number * value)
+    caches = [(batch, heads[1], total, n) for n in (width, value)]
+    return list(zip(kinds, [y, *caches, (batch, number, length, total)], strict=True))
+
+
 AXES: tuple[Row[AxisRule], ...] = (row(attention, "Attention"), row(rotary, "RotaryEmbedding"))
 REFITS: tuple[Row[RefitRule], ...] = (row(refit_attention, "Attention"), row(refit_rotary, "RotaryEmbedding"))
 COSTS: tuple[Row[CostRule], ...] = (row(attention_cost, "Attention"),)
+SHAPES: tuple[Row[ShapeRule], ...] = (row(attention_sizes, "Attention"),)

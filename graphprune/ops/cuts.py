@@ -93,17 +93,26 @@ def slice_rule(op: Op) -> Iterator[Equation]:
     """A slice cuts its axis; a step divides it; anything else pins it."""
     x, y = op.x(), op.y()
     cuts = _cuts(op)
-    sliced = op.fixed(3) if op.input(3) is not None else op.attr("axes")
+    given = op.fixed(3) if op.input(3) is not None else op.attr("axes")
+    sliced = {normalise_axis(int(v), x.rank) for v in given} if given is not None else set(range(x.rank))
     for k, (a, b) in enumerate(zip(x.axes, y.axes, strict=True)):
         yield Use(0, a, Role.CARRIED)
         if cuts is not None and k in cuts:
             yield from _cut_axis(x, k, b, *cuts[k])
-        elif cuts is None and (sliced is None or k in {normalise_axis(int(v), x.rank) for v in sliced}):
+        elif cuts is None and k in sliced and not _whole(op, k):
             yield Pin(a, "cut at places computed at run time")
             yield Pin(b, "cut at places computed at run time")
         else:
             yield Same(a, b)
     yield from (Pin(a, "a list of places") for o in op.inputs[1:] if o is not None for a in o.axes)
+
+
+def _whole(op: Op, k: int) -> bool:
+    """Return whether a slice in steps of one keeps an axis as it is, wherever it starts and ends."""
+    x, y = op.x(), op.y()
+    steps = op.ints(4, "steps")
+    forward = op.input(4) is None if steps is None else set(steps) == {1}
+    return forward and x.shape[k] == y.shape[k] and not x.dynamic[k] and not y.dynamic[k]
 
 
 def _cut_axis(x: Operand, k: int, out: Axis, start: int, stop: int, step: int) -> Iterator[Equation]:

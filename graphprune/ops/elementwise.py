@@ -24,6 +24,20 @@ def unary(op: Op) -> Iterator[Equation]:
     yield from (Use(0, a, Role.CARRIED) for a in x.axes)
 
 
+def random(op: Op) -> Iterator[Equation]:
+    """Random numbers: other ones at other places, so nothing can be compared."""
+    yield from pin_all(op, "random numbers")
+
+
+def dropout(op: Op) -> Iterator[Equation]:
+    """Every output has the axes of the first input; in training mode it is random."""
+    training = op.input(2)
+    if training is not None and (op.fixed(2) is None or bool(np.any(op.fixed(2)))):
+        yield from random(op)
+    else:
+        yield from unary(op)
+
+
 def cast_like(op: Op) -> Iterator[Equation]:
     """The second input is asked for its type only."""
     yield from unary(op)
@@ -68,11 +82,15 @@ AXES: tuple[Row[AxisRule], ...] = (
         unary,
         *[
             "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip",
-            "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity",
+            "Cos", "Cosh", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity",
             "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu",
             "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh",
-            "ThresholdedRelu", "Bernoulli", "BitCast",
+            "ThresholdedRelu", "BitCast",
         ],
+    ),
+    row(dropout, "Dropout"),
+    row(
+        random, "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
     ),
     row(cast_like, "CastLike"),
     row(equal, "Equal"),
@@ -81,7 +99,7 @@ AXES: tuple[Row[AxisRule], ...] = (
         *[
             "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Greater",
             "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow",
-            "Sub", "Sum", "Where", "Xor",
+            "Sub", "Sum", "SwiGLU", "Where", "Xor",
         ],
     ),
 )

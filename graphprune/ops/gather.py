@@ -158,14 +158,16 @@ def scatter_elements(op: Op) -> Iterator[Equation]:
     yield from _aligned(x, indices, axis)
     yield from (Same(a, b) for a, b in zip(x.axes, y.axes, strict=True))
     yield from (Same(a, b) for a, b in zip(indices.axes, updates.axes, strict=True))
-    yield from _writing(op, indices.axes[axis : axis + 1])
+    yield from _writing(op, updates.axes[axis : axis + 1])
     yield from _indexed(op, 1, x.axes[axis])
 
 
 def _writing(op: Op, axes: tuple[Axis, ...]) -> Iterator[Equation]:
     """Of several updates of one slot the last wins, unless they are reduced."""
-    if op.attr("reduction", "none") == "none":
-        yield from (Pin(a, "written in this order") for a in axes)
+    reduction = op.attr("reduction", "none")
+    role = Role.CONTRACTED if reduction == "add" else Role.NORMALISED
+    for a in axes:
+        yield Pin(a, "written in this order") if reduction == "none" else Use(2, a, role, own=True)
 
 
 def gather_nd(op: Op) -> Iterator[Equation]:
@@ -194,7 +196,7 @@ def scatter_nd(op: Op) -> Iterator[Equation]:
     yield from (Same(a, b) for a, b in zip(x.axes, y.axes, strict=True))
     yield from (Same(a, b) for a, b in zip(indices.axes[:-1], updates.axes, strict=False))
     yield from (Same(a, b) for a, b in zip(x.axes[depth:], updates.axes[indices.rank - 1 :], strict=True))
-    yield from _writing(op, indices.axes[:-1])
+    yield from _writing(op, updates.axes[: indices.rank - 1])
     yield from _indexed_together(op, x.axes[:depth])
 
 
@@ -265,7 +267,16 @@ def _first_axis_size(op: Op) -> tuple[int, int]:
     return 1, op.x().shape[normalise_axis(op.attr("axis", 0), op.x().rank)]
 
 
-BOUNDS: tuple[Row[BoundRule], ...] = (row(_first_axis_size, "Gather", "GatherElements"),)
+def _picked_size(op: Op) -> tuple[int, int]:
+    """The places of a row of input 1 must lie below the smallest of the sizes that they pick from."""
+    first, depth = op.attr("batch_dims", 0), op.x(1).shape[-1]
+    return 1, min(op.x().shape[first : first + depth], default=1)
+
+
+BOUNDS: tuple[Row[BoundRule], ...] = (
+    row(_first_axis_size, "Gather", "GatherElements", "ScatterElements", "Scatter"),
+    row(_picked_size, "GatherND", "ScatterND"),
+)
 """Which input's elements must lie below which number."""
 
 CARRIERS = frozenset(

@@ -60,6 +60,8 @@ def batch_norm_rule(op: Op) -> Iterator[Equation]:
         yield from pin_all(op, "the parameters have no channel axis")
         return
     yield from batch_norm(op)
+    if op.attr("training_mode", 0):
+        yield from (Use(0, a, Role.NORMALISED) for k, a in enumerate(op.x().axes) if k != 1)
 
 
 def hardmax(op: Op) -> Iterator[Equation]:

@@ -138,3 +138,26 @@ def test_attention_weights_outside_pin_the_heads() -> None:
     past = [net.input(n, ["batch", 2, "past", 4]) for n in ("past_k", "past_v")]
     y, _, _, weights = net("Attention", q, k, v, "", *past, n=4, q_num_heads=2, kv_num_heads=2, qk_matmul_output_mode=3)
     check(net.output(net.matmul(y, 8, 5), weights), groups=0, pinned={"q:1": ""})
+
+
+@pytest.mark.parametrize("extra", ["none", "causal", "mask", "present", "past"])
+def test_learned_keys(extra: str) -> None:
+    """Keys and values that are weights: one of them may go unless its place matters."""
+    net = Net(23)
+    q = split(net, net.matmul(net.input("x", [2, 6, 5]), 5, 12, name="q"), 3)
+    k, v = net.weight(2, 3, 6, 4, name="k"), net.weight(2, 3, 6, 4, name="v")
+    mask = net.weight(6, 6, name="mask") if extra == "mask" else ""
+    past = [net.weight(2, 3, 4, 4, name=n) for n in ("pk", "pv")] if extra == "past" else []
+    y = net("Attention", q, k, v, mask, *past, **({"is_causal": 1} if extra == "causal" else {}),
+            n=3 if extra in ("present", "past") else 1)
+    if isinstance(y, tuple):
+        y, *caches = y
+        net.output(*[net("ReduceSum", c, net.ints(2)) for c in caches])
+    net.output(net.matmul(net("Reshape", net("Transpose", y, perm=[0, 2, 1, 3]), net.ints(0, 0, 12)), 12, 5, name="o"))
+    if extra in ("none", "present"):
+        got = check(net, free={"k:2": "6", "v:2": "6"})
+        assert got.group("k:2") is got.group("v:2")
+    elif extra == "past":
+        check(net, free={"k:2": "6"}, pinned={"pk:2": "positions of a cache", "pv:2": "positions of a cache"})
+    else:
+        check(net, pinned={"k:2": "which positions see which", "v:2": "which positions see which"})
