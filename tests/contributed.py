@@ -275,3 +275,8 @@ class MoE(Own):
     def in_pairs(self, inner: Any) -> Any:
         """Return gate and value of each unit side by side."""
         return inner.reshape(2, -1).T.ravel() if self.get("swiglu_fusion", 0) == 2 else inner
+
+
+class TorchEmbedding(Own):
+    def _run(self, weight: Any, indices: Any, **given: Any) -> Any:
+        return (weight[indices],)

@@ -17,7 +17,7 @@ from graphprune.ops.fused import MICROSOFT
 from graphprune.ops.gather import BoundRule, gather, gather_nd
 from graphprune.ops.inference import Answer, Question, ShapeRule, like_first, not_known
 from graphprune.ops.reduction import last_two
-from graphprune.ops.registry import AxisRule, Op, Row, normalise_axis, row
+from graphprune.ops.registry import AxisRule, Op, Row, normalise_axis, pin_all, row
 from graphprune.ops.shapes import positions
 from graphprune.ops.sizes import RefitRule
 
@@ -38,6 +38,11 @@ def embedding(op: Op) -> Iterator[Equation]:
     yield from gather(replace(op, attributes={}))
 
 
+def padded(op: Op) -> Iterator[Equation]:
+    """Padded axes grow by slots made from nothing; a list of pads with two axes pins."""
+    yield from pad(op) if op.x(1).rank == 1 else pin_all(op, "a list of pads with two axes")
+
+
 def inverse(op: Op) -> Iterator[Equation]:
     """Batches are free; both axes of a matrix are pinned."""
     x, y = op.x(), op.y()
@@ -50,7 +55,7 @@ AXES: tuple[Row[AxisRule], ...] = (
     row(grid_sample, "GridSample", domain=MICROSOFT),
     row(last_two("a triangle depends on positions"), "Trilu", domain=MICROSOFT),
     row(inverse, "Inverse", domain=MICROSOFT),
-    row(pad, "Pad", domain=MICROSOFT),
+    row(padded, "Pad", domain=MICROSOFT),
     row(positions, "Range", "Unique", domain=MICROSOFT),
     row(gather_nd, "GatherND", domain=MICROSOFT),
     row(expand_dims, "ExpandDims", domain=MICROSOFT),

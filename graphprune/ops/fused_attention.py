@@ -38,6 +38,7 @@ _MULTI = Places(3, 4, 5, (6, 7), (1, 2), 3)
 _MASKED = Places(10, 3, 4, (5, 6), (1, 2), 3)
 _PACKED = Places(3, 5, 6, (), ())
 def at(values: tuple[Operand | None, ...], i: int) -> Operand | None:
+    """Return a value by its number, None where it is absent or the number is -1."""
     return values[i] if 0 <= i < len(values) else None
 
 
