@@ -112,9 +112,8 @@ def hold(proto: onnx.ModelProto, feeds: dict[str, Any], seed: int, told: bool) -
 
 def some(coupling: Coupling, rng: np.random.Generator) -> dict[Any, Any]:
     """Keep random indices of every group, at least as many as it must have."""
-    return {
-        g.dim: np.sort(rng.choice(g.size, int(rng.integers(g.least, g.size + 1)), replace=False)) for g in coupling.groups
-    }
+    numbers = {g.dim: int(rng.integers(g.least, g.size + 1)) for g in coupling.groups}
+    return {dim: np.sort(rng.choice(dim.size, number, replace=False)) for dim, number in numbers.items()}
 
 
 def hopeless(model: Any, feeds: dict[str, Any], dense: Any, error: float) -> bool:

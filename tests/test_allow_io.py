@@ -230,6 +230,14 @@ def cached(tmp_path: Path) -> Path:
 ALLOW = ("--allow-io", "past*", "--allow-io", "present.0.*")
 
 
+def test_what_the_border_keeps_is_told(cached: Path) -> None:
+    before, after = record("inspect", cached), record("inspect", cached, *ALLOW)
+    assert before["coverage"] == 0 and before["border"]["coverage"] == after["border"]["coverage"] > 0.9
+    assert {"past.0.k", "present.0.k"} <= set(before["border"]["names"])
+    assert not {"past.0.k", "present.0.k"} & set(after["border"]["names"])
+    assert "could change: " in (out := " ".join(cli("inspect", cached).out.split())) and "--allow-io 'past.0.k'" in out
+
+
 def test_commands_free_the_state_and_say_so(cached: Path, tmp_path: Path) -> None:
     assert record("inspect", cached)["state"] == [] and record("inspect", cached)["groups"] == []
     found = record("inspect", cached, *ALLOW)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphprune import pins
 from graphprune.axes import Axis, Dim, kept_size, leaves
+from graphprune.border import border
 from graphprune.costs import Costs
 from graphprune.groups import Coupling
 from graphprune.states import Port
@@ -109,6 +110,7 @@ def inspect_record(analysis: Analysis, pinned: bool = False) -> dict[str, Any]:
         ],
         "pins": [{"name": n, "reason": r, "elements": size} for n, r, size in coupling.pins()],
         "coverage": coupling.coverage,
+        "border": asdict(border(analysis.model, coupling)),
         "state": open_record(coupling),
         **(_pinned(coupling) if pinned else {}),
         "seconds": dict(analysis.seconds),

@@ -129,6 +129,9 @@ def print_inspect(console: Console, record: Mapping[str, Any], verbose: bool) ->
         f"{m['nodes']} nodes, opset {m['opset']}, {count(m['parameters'])} parameters, {count(m['macs'])} MACs, "
         f"{count(m['bytes'])} bytes of weights; {record['coverage']:.1%} of the weights lie on a group"
     )
+    if record["border"]["names"]:
+        names = " ".join(f"--allow-io {name!r}" for name in record["border"]["names"])
+        console.print(f"{record['border']['coverage']:.1%} would if these inputs and outputs could change: {names}")
     columns = ("group", "size", "parameters", "MACs", "places")
     table = _table("channel groups", *columns, right=("size", "parameters", "MACs"))
     for g in record["groups"]:

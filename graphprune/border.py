@@ -1,0 +1,43 @@
+"""What inputs and outputs keep from being pruned: how much more could go if a caller lets them change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from graphprune.axes import leaves
+from graphprune.groups import Coupling, couple
+from graphprune.trace import trace
+
+_WORTH = 0.01
+
+
+@dataclass(frozen=True)
+class Border:
+    """The coverage of a model all of whose inputs and outputs may change, and those on which weights depend.
+
+    `names` are inputs and outputs whose own groups hold at least 1 % of the weights; none where that gains nothing.
+    """
+
+    coverage: float
+    names: tuple[str, ...]
+
+
+def border(model: ir.Model, coupling: Coupling) -> Border:
+    """Trace a normalised model once more with free inputs and outputs.
+
+    >>> border(model, coupling)  # doctest: +SKIP
+    Border(coverage=0.9999, names=('state', 'stateN'))
+    """
+    free = couple(trace(model, coupling.graph.worlds, lambda name: True))
+    total = sum(w.size for w in free.graph.weights.values())
+    if free.coverage < coupling.coverage + _WORTH:
+        return Border(max(free.coverage, coupling.coverage), ())
+    held = {p.name for p in coupling.graph.ports}
+    names = []
+    for port in free.graph.ports:
+        dims = {d for a in free.graph.values[port.name].axes for d in leaves(free.expand(a)) if d in free.dims}
+        if port.name not in held and sum(free.dims[d].parameters for d in dims) >= _WORTH * total:
+            names.append(port.name)
+    return Border(free.coverage, tuple(names))
