@@ -43,6 +43,8 @@ from graphprune.ops.control_flow import BodyRule
 from graphprune.ops.cuts import CUTTERS
 from graphprune.ops.gather import CARRIERS, MOVERS, PICKERS, REPEATERS, BoundRule
 from graphprune.ops.inference import ShapeRule
+from graphprune.ops.qlinear import ROUNDERS
+from graphprune.ops.quantization import ROUND_TRIP
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Table
 from graphprune.ops.shapes import FILLERS, RANDOM, ContentRule
 from graphprune.ops.sizes import RefitRule
@@ -154,6 +156,8 @@ __all__ = [
     "RANDOM",
     "REFITS",
     "REPEATERS",
+    "ROUNDERS",
+    "ROUND_TRIP",
     "SHAPES",
     "STORED",
     "AxisRule",

@@ -11,6 +11,7 @@ from math import prod
 
 from graphprune.axes import UNIT, Equation, Pin, Role, Same, Use, concat, fresh, product
 from graphprune.axes.equations import Letter
+from graphprune.ops import quantization
 from graphprune.ops.conv import conv, global_pool, pool
 from graphprune.ops.cuts import concat_rule
 from graphprune.ops.elementwise import nary, unary
@@ -238,3 +239,6 @@ STORED: tuple[Row[StoredRule], ...] = (
     row(stored_matrices, "DynamicQuantizeLSTM", domain=DOMAIN),
     row(stored_tables, "QEmbedLayerNormalization", domain=DOMAIN),
 )
+
+ROUNDERS = frozenset(o for r in (*quantization.AXES, *AXES) for o in r.operators) - {"DequantizeLinear"}
+"""Operators that round activations to a grid of integers, or are fed with such."""

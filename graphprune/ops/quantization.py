@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import onnx
@@ -140,6 +140,16 @@ def borrowed_cost(rule: CostRule, places: Sequence[int]) -> CostRule:
 
     return cost
 
+
+class RoundTrip(NamedTuple):
+    """Operators that quantise, that read what was quantised, and that do nothing instead of the two."""
+
+    quantise: str
+    read: str
+    nothing: str
+
+
+ROUND_TRIP = RoundTrip("QuantizeLinear", "DequantizeLinear", "Identity")
 
 AXES: tuple[Row[AxisRule], ...] = (
     row(linear, "QuantizeLinear", "DequantizeLinear"),
