@@ -4,6 +4,7 @@
 follow a size. `BOUNDS`: below which number indices must lie. `COSTS`: multiply-accumulates. `CONTENTS`: which contents
 shapes alone tell. `SHAPES`: type and sizes of outputs where onnx has no answer.
 `STORED`: which operands hold quantised weights. `BODIES`: what sizes cross the border of an operator's bodies.
+`DESIGNS`: how data and weight of a node make y = x W + b.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from graphprune.ops import (
     control_flow,
     conv,
     cuts,
+    designs,
     elementwise,
     fused,
     fused_attention,
@@ -41,6 +43,7 @@ from graphprune.ops import (
 )
 from graphprune.ops.control_flow import BodyRule
 from graphprune.ops.cuts import CUTTERS
+from graphprune.ops.designs import Design, DesignRule
 from graphprune.ops.gather import CARRIERS, MOVERS, PICKERS, REPEATERS, BoundRule
 from graphprune.ops.inference import ShapeRule
 from graphprune.ops.qlinear import ROUNDERS
@@ -124,6 +127,7 @@ COSTS: Table[CostRule] = Table(
     ],
 )
 CONTENTS: Table[ContentRule] = Table("contents", [*shapes.CONTENTS])
+DESIGNS: Table[DesignRule] = Table("designs", [*designs.DESIGNS])
 BODIES: Table[BodyRule] = Table("bodies", [*control_flow.BODIES])
 STORED: Table[StoredRule] = Table("quantised weights", [*quantization.STORED, *qlinear.STORED, *blockwise.STORED])
 SHAPES: Table[ShapeRule] = Table(
@@ -150,6 +154,7 @@ __all__ = [
     "CONTENTS",
     "COSTS",
     "CUTTERS",
+    "DESIGNS",
     "FILLERS",
     "MOVERS",
     "PICKERS",
@@ -163,6 +168,8 @@ __all__ = [
     "AxisRule",
     "BodyRule",
     "CostRule",
+    "Design",
+    "DesignRule",
     "Op",
     "Operand",
     "RefitRule",
