@@ -18,26 +18,30 @@ class Border:
     """The coverage of a model all of whose inputs and outputs may change, and those on which weights depend.
 
     `names` are inputs and outputs whose own groups hold at least 1 % of the weights; none where that gains nothing.
+    `inside` is the part that lies on a group of those weights which inputs and outputs leave free.
     """
 
     coverage: float
     names: tuple[str, ...]
+    inside: float
 
 
 def border(model: ir.Model, coupling: Coupling) -> Border:
     """Trace a normalised model once more with free inputs and outputs.
 
     >>> border(model, coupling)  # doctest: +SKIP
-    Border(coverage=0.9999, names=('state', 'stateN'))
+    Border(coverage=0.9999, names=('state', 'stateN'), inside=0.9999)
     """
     free = couple(trace(model, coupling.graph.worlds, lambda name: True))
     total = sum(w.size for w in free.graph.weights.values())
+    most = max(free.coverage, coupling.coverage)
+    inside = coupling.coverage / (1 - most + coupling.coverage) if coupling.coverage else 0.0
     if free.coverage < coupling.coverage + _WORTH:
-        return Border(max(free.coverage, coupling.coverage), ())
+        return Border(most, (), inside)
     held = {p.name for p in coupling.graph.ports}
     names = []
     for port in free.graph.ports:
         dims = {d for a in free.graph.values[port.name].axes for d in leaves(free.expand(a)) if d in free.dims}
         if port.name not in held and sum(free.dims[d].parameters for d in dims) >= _WORTH * total:
             names.append(port.name)
-    return Border(free.coverage, tuple(names))
+    return Border(free.coverage, tuple(names), inside)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from graphprune.border import border
 from graphprune.errors import GraphPruneError, NothingPrunable
 from graphprune.pipeline import Checking, Choosing, Looking, analyse, make_plan, run_plan
 from graphprune.prove import prove
@@ -49,6 +50,7 @@ def survey_model(path: Path, recipe: Mapping[str, Any] | None, align: int | str 
     try:
         analysis = analyse(path, Looking(observe=True))
         row |= {"coverage": analysis.coupling.coverage, "groups": len(analysis.coupling.groups)}
+        row["inside"] = border(analysis.model, analysis.coupling).inside
         row["analysis_s"] = analysis.seconds["trace"] + analysis.seconds["solve"]
         if recipe:
             fitting = analyse(path, Looking(inputs=recipe_inputs(recipe)))
