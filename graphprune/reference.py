@@ -17,7 +17,7 @@ from graphprune.as_float32 import as_float32, as_float32_arrays, other_floats
 from graphprune.errors import SessionError
 from graphprune.execute import Outputs, relative_error, session
 from graphprune.model import load
-from graphprune.rounding import disturbed, disturbed_arrays, rounds
+from graphprune.rounding import disturbed, disturbed_arrays, is_quantised, rounds
 from graphprune.runtime import Runtime, open_session, run
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-3
 _LOOSEST = 0.1
-_LOOSEST_ROUNDED = 2e-2
+_LOOSEST_QUANTISED = 2e-2
 _DRAWS = 2
 _NOISE_FACTOR = 10.0
 
@@ -92,8 +92,9 @@ class Reference:
 
     @property
     def tolerance(self) -> float:
-        """1e-3, or ten times the noise where that is more; at most 0.1, and 2e-2 where activations are quantised."""
-        return min(max(TOLERANCE, _NOISE_FACTOR * self.noise), _LOOSEST_ROUNDED if self.rounds else _LOOSEST)
+        """1e-3, or ten times the noise where that is more; at most 0.1, and 2e-2 in quantised models."""
+        loosest = _LOOSEST_QUANTISED if is_quantised(self.model) else _LOOSEST
+        return min(max(TOLERANCE, _NOISE_FACTOR * self.noise), loosest)
 
     @property
     def as_float32(self) -> str:

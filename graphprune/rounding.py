@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from graphprune.execute import Outputs
 from graphprune.model import constant_of, constants, set_constant
-from graphprune.ops import ROUND_TRIP, ROUNDERS
+from graphprune.ops import QUANTISED, ROUND_TRIP, ROUNDERS
 
 SMALL = 1e-6
 """The relative change of every number: about the rounding of a sum of some hundred float32 products."""
@@ -24,6 +24,11 @@ _FEW = 8
 def rounds(model: ir.Model) -> bool:
     """Return whether some operator of a model rounds activations to a grid of integers."""
     return any(node.op_type in ROUNDERS for node in model.graph.all_nodes())
+
+
+def is_quantised(model: ir.Model) -> bool:
+    """Return whether a model has quantised weights or activations."""
+    return any(node.op_type in QUANTISED for node in model.graph.all_nodes())
 
 
 def smoothed(model: ir.Model) -> ir.Model | None:

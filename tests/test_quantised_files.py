@@ -117,6 +117,19 @@ def test_the_tolerance_is_measured_and_bounded(tmp_path: Path) -> None:
     assert not graphprune.analyse(cnn(batch=2)).reference.rounds
 
 
+def test_weights_alone_bound_the_tolerance_too() -> None:
+    model = cnn(batch=2)
+    (weight,) = [t for t in model.graph.initializer if t.name == "w1"]
+    array = onnx.numpy_helper.to_array(weight)
+    weight.CopyFrom(onnx.numpy_helper.from_array((array * 100).astype(np.int8), "w1.q"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.01), "w1.s"))
+    model.graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", ["w1.q", "w1.s"], ["w1"]))
+    found = graphprune.analyse(model).reference
+    found.__dict__["noise"] = 0.5
+    assert not found.rounds
+    assert found.tolerance == 2e-2
+
+
 def test_changes_as_small_as_rounding() -> None:
     model = graphprune.analyse(cnn()).model
     other = rounding.disturbed(model, 0)

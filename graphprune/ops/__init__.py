@@ -41,6 +41,7 @@ from graphprune.ops import (
     shapes,
     spectral,
 )
+from graphprune.ops.blockwise import QUANTISED
 from graphprune.ops.control_flow import BodyRule
 from graphprune.ops.cuts import CUTTERS
 from graphprune.ops.designs import Design, DesignRule
@@ -158,6 +159,7 @@ __all__ = [
     "FILLERS",
     "MOVERS",
     "PICKERS",
+    "QUANTISED",
     "RANDOM",
     "REFITS",
     "REPEATERS",

@@ -14,6 +14,7 @@ import numpy as np
 
 from graphprune.axes import Axis, Equation, Pin, Role, Same, Use, fresh, product
 from graphprune.axes.equations import Letter
+from graphprune.ops.qlinear import ROUNDERS
 from graphprune.ops.quantization import blocks
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Row, ShapeOf, normalise_axis, pin_all, row
 from graphprune.ops.sizes import Change, RefitRule, SetAttribute, Shrunk
@@ -204,3 +205,6 @@ STORED: tuple[Row[StoredRule], ...] = (
     row(stored_rows, "GatherBlockQuantized", domain=DOMAIN),
 )
 
+
+QUANTISED = ROUNDERS | {"DequantizeLinear"} | {o for r in AXES for o in r.operators}
+"""Operators that have to do with quantised numbers at all."""
