@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from graphprune.axes import Equation, Pin, Role, Same, Use
-from graphprune.ops.registry import AxisRule, Op, Row, line, normalise_axis, row
+from graphprune.ops.registry import AxisRule, Op, Row, line, normalise_axis, pin_all, row
 from graphprune.ops.sizes import Change, RefitRule, SetElements, Shrunk, resized
 
 
@@ -77,7 +77,13 @@ _CRD = line("n (c a b) h w -> n c (h a) (w b)", sizes=_BLOCK, pins=_BLOCK_PINS)
 space_to_depth = line("n c (h a) (w b) -> n (a b c) h w", sizes=_BLOCK, pins=_BLOCK_PINS)
 
 
+def max_unpool(op: Op) -> Iterator[Equation]:
+    """Indices count the places of the whole input of a pooling, all channels of all samples: nothing may go."""
+    yield from pin_all(op, "indices count places of the whole value")
+
+
 AXES: tuple[Row[AxisRule], ...] = (
+    row(max_unpool, "MaxUnpool"),
     row(resize, "Resize", "Upsample", "CenterCropPad"),
     row(depth_to_space, "DepthToSpace"),
     row(space_to_depth, "SpaceToDepth"),

@@ -143,3 +143,12 @@ def test_channel_shuffle(groups: int) -> None:
     y = net("Reshape", net("Transpose", y, perm=[0, 2, 1, 3, 4]), net.ints(-1, 8, 6, 6))
     text = f"({groups} {8 // groups})"
     check(net.output(net.conv(y, 8, 4, name="b")), groups=2, free={"a:0": text, "b:1": f"({8 // groups} {groups})"})
+
+
+def test_unpooling_pins() -> None:
+    """Its indices are places in all channels together."""
+    net = Net(13)
+    y = net.conv(net.input("x", [1, 3, 2, 2]), 3, 6, name="a")
+    places = net.const(np.arange(24).reshape(1, 6, 2, 2) * 4)
+    y = net("MaxUnpool", y, places, kernel_shape=[2, 2], strides=[2, 2])
+    check(net.output(net.conv(y, 6, 2)), groups=0, pinned={"a:0": "places of the whole value"})

@@ -13,11 +13,7 @@ from graphprune.ops.registry import Table, row
 
 # What onnx has and CNNs, detectors and transformers do not use as plain operators; all of it is pinned.
 OTHERS = {
-    "AffineGrid", "BlackmanWindow", "CausalConvWithState", "Constant", "DFT", "Det",
-    "HammingWindow", "HannWindow", "If", "ImageDecoder", "LinearAttention",
-    "Loop", "MaxUnpool", "MelWeightMatrix", "Multinomial", "NegativeLogLikelihoodLoss",
-    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
-    "STFT", "Scan", "SoftmaxCrossEntropyLoss", "SwiGLU", "TfIdfVectorizer",
+    "CausalConvWithState", "Constant", "If", "ImageDecoder", "LinearAttention", "Loop", "Scan", "TfIdfVectorizer",
 }
 OTHER_TYPES = re.compile("Sequence|Optional|String|Regex")
 
