@@ -5,6 +5,7 @@ follow a size. `BOUNDS`: below which number indices must lie. `COSTS`: multiply-
 shapes alone tell. `SHAPES`: type and sizes of outputs where onnx has no answer.
 `STORED`: which operands hold quantised weights. `BODIES`: what sizes cross the border of an operator's bodies.
 `DESIGNS`: how data and weight of a node make y = x W + b.
+`MOMENTS`, `AFFINE`, `LOOKUPS`: what a model tells of its inputs.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from graphprune.ops import (
     qlinear,
     qshapes,
     quantization,
+    reading,
     recurrent,
     reduction,
     resample,
@@ -49,6 +51,7 @@ from graphprune.ops.gather import CARRIERS, MOVERS, PICKERS, REPEATERS, BoundRul
 from graphprune.ops.inference import ShapeRule
 from graphprune.ops.qlinear import ROUNDERS
 from graphprune.ops.quantization import ROUND_TRIP
+from graphprune.ops.reading import AffineRule, LookupRule, MomentRule
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Table
 from graphprune.ops.shapes import FILLERS, RANDOM, ContentRule
 from graphprune.ops.sizes import RefitRule
@@ -129,6 +132,9 @@ COSTS: Table[CostRule] = Table(
 )
 CONTENTS: Table[ContentRule] = Table("contents", [*shapes.CONTENTS])
 DESIGNS: Table[DesignRule] = Table("designs", [*designs.DESIGNS])
+MOMENTS: Table[MomentRule] = Table("moments", [*reading.MOMENTS])
+AFFINE: Table[AffineRule] = Table("affine maps", [*reading.AFFINE])
+LOOKUPS: Table[LookupRule] = Table("lookups", [*reading.LOOKUPS])
 BODIES: Table[BodyRule] = Table("bodies", [*control_flow.BODIES])
 STORED: Table[StoredRule] = Table("quantised weights", [*quantization.STORED, *qlinear.STORED, *blockwise.STORED])
 SHAPES: Table[ShapeRule] = Table(
@@ -148,6 +154,7 @@ SHAPES: Table[ShapeRule] = Table(
 )
 
 __all__ = [
+    "AFFINE",
     "AXES",
     "BODIES",
     "BOUNDS",
@@ -157,6 +164,8 @@ __all__ = [
     "CUTTERS",
     "DESIGNS",
     "FILLERS",
+    "LOOKUPS",
+    "MOMENTS",
     "MOVERS",
     "PICKERS",
     "QUANTISED",
