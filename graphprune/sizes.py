@@ -25,10 +25,10 @@ _PRIMES = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67)
 _OTHER_PRIMES = 2003
 _LARGEST = 20_000_000  # elements of an input that is made up
 _SPATIAL = (96, 160, 128, 192)
-_BATCH = re.compile(r"batch|^n$|^b$|^bs$|^nt$|^ni$|num_samples|^unk__|^0$", re.I)
-_PAST = re.compile(r"past|cache|history", re.I)
+BATCH = re.compile(r"batch|^n$|^b$|^bs$|^nt$|^ni$|num_samples|^unk__|^0$", re.I)
+PAST = re.compile(r"past|cache|history", re.I)
 _TOTAL = re.compile(r"total|\+", re.I)
-_AUDIO = re.compile(r"audio|wave|speech|input_values|signal|samples", re.I)
+AUDIO = re.compile(r"audio|wave|speech|input_values|signal|samples", re.I)
 
 
 @dataclass(frozen=True)
@@ -164,19 +164,19 @@ def _assign(symbols: Symbols, size_of: Callable[[str, str, int, int], int]) -> S
         for k, n in enumerate(sizes):
             if isinstance(n, str):
                 by_symbol.setdefault(n, size_of(name, n, k, len(sizes)))
-    _add_up(symbols, by_symbol)
+    add_up(symbols, by_symbol)
     for name, sizes in symbols.items():
         out[name] = tuple(by_symbol[n] if isinstance(n, str) else n for n in sizes)
     return out
 
 
-def _add_up(symbols: Symbols, by_symbol: dict[str, int]) -> None:
+def add_up(symbols: Symbols, by_symbol: dict[str, int]) -> None:
     """Where positions are carried in from before, the length of a mask is theirs plus that of the new ones."""
     past = {
         n
         for name, sizes in symbols.items()
         for n in sizes[1:]
-        if isinstance(n, str) and _PAST.search(f"{name} {n}") and not _TOTAL.search(n)
+        if isinstance(n, str) and PAST.search(f"{name} {n}") and not _TOTAL.search(n)
     }
     new = {s[-1] for name, s in symbols.items() if re.search(r"ids|tokens", name, re.I) and len(s) == 2}
     totals = {
@@ -198,7 +198,7 @@ def alternatives(model: ir.Model, natural: Shapes) -> Iterator[Shapes]:
     for factor in (4, 16, 32, 64, 1000, 0.5, 0.25):
         sizes = {
             name: tuple(
-                max(int(n * factor), 1) if isinstance(s, str) and k and not _BATCH.search(s) else n
+                max(int(n * factor), 1) if isinstance(s, str) and k and not BATCH.search(s) else n
                 for k, (s, n) in enumerate(zip(symbols[name] or shape, shape, strict=True))
             )
             for name, shape in natural.items()
@@ -218,13 +218,13 @@ def is_spatial(symbols: Symbols, name: str, axis: int) -> bool:
 
 def _natural(symbols: Symbols, batch: int) -> list[Shapes]:
     def size(name: str, symbol: str, axis: int, rank: int) -> int:
-        if axis == 0 or _BATCH.search(symbol):
+        if axis == 0 or BATCH.search(symbol):
             return batch
-        if _PAST.search(symbol):
+        if PAST.search(symbol):
             return 8
         if is_spatial(symbols, name, axis):
             return 224
-        if rank <= 3 and _AUDIO.search(f"{name} {symbol}") and axis == rank - 1:
+        if rank <= 3 and AUDIO.search(f"{name} {symbol}") and axis == rank - 1:
             return 16000
         return 16
 
@@ -246,7 +246,7 @@ def _collides(symbols: Symbols, traced: Shapes, natural: Shapes) -> bool:
 def _traced(symbols: Symbols, other: int) -> Iterator[Shapes]:
     """Yield choices of primes for open sizes; `other` is 1 for a second set of them."""
     names = list(dict.fromkeys(n for sizes in symbols.values() for n in sizes if isinstance(n, str)))
-    rest = [n for n in names if not _BATCH.search(n)]
+    rest = [n for n in names if not BATCH.search(n)]
     batch, first = (3, 5)[other], 5 * other
 
     def by_name(name: str, symbol: str, axis: int, rank: int) -> int:
