@@ -167,13 +167,13 @@ def _grid(window: _Window, sizes: Sequence[int], positions: Positions) -> list[t
 def _patches(x: Array, grid: list[tuple[Array, Array]], groups: int) -> Array:
     """Return [groups, samples x positions, slots x kernel places]."""
     n, dims = len(grid[0][0]), len(grid)
-    spread = [
-        tuple(a.reshape(n, *[-1 if j == k else 1 for j in range(dims)]) for a in pair) for k, pair in enumerate(grid)
-    ]
-    took = x[(slice(None), slice(None), *[place for place, _ in spread])]
-    inside = spread[0][1]
-    for _, there in spread[1:]:
-        inside = inside & there
+    index: list[Any] = [slice(None), slice(None)]
+    inside: Array = np.ones((1,) * (dims + 1), bool)
+    for k, (place, there) in enumerate(grid):
+        shape = (n, *[-1 if j == k else 1 for j in range(dims)])
+        index.append(place.reshape(shape))
+        inside = inside & there.reshape(shape)
+    took = x[tuple(index)]
     took = took * inside.astype(x.dtype)
     samples, channels = x.shape[:2]
     cells = took.reshape(samples, groups, channels // groups, n, -1).transpose(1, 0, 3, 2, 4)
@@ -199,7 +199,9 @@ def conv(attributes: Attributes, shapes: Sequence[tuple[int, ...]], weight: int)
         return _patches(x, _grid(window, x.shape[2:], positions), groups)
 
     def matrix(w: Array) -> Array:
-        return w.reshape(groups, w.shape[0] // groups, -1).transpose(0, 2, 1)
+        each: Array = w.reshape(groups, w.shape[0] // groups, -1)
+        turned: Array = each.transpose(0, 2, 1)
+        return turned
 
     def weights(m: Array, shape: Sequence[int]) -> Array:
         return np.ascontiguousarray(m.transpose(0, 2, 1)).reshape(shape)
@@ -234,7 +236,8 @@ def conv_transpose(attributes: Attributes, shapes: Sequence[tuple[int, ...]], we
 
     def matrix(w: Array) -> Array:
         each = w.reshape(groups, w.shape[0] // groups, w.shape[1], -1)
-        return each.transpose(0, 1, 3, 2).reshape(groups, -1, w.shape[1])
+        turned: Array = each.transpose(0, 1, 3, 2).reshape(groups, -1, w.shape[1])
+        return turned
 
     def weights(m: Array, shape: Sequence[int]) -> Array:
         each = m.reshape(groups, shape[0] // groups, -1, shape[1]).transpose(0, 1, 3, 2)
@@ -254,7 +257,8 @@ def recurrence(attributes: Attributes, shapes: Sequence[tuple[int, ...]], weight
         return None
 
     def matrix(w: Array) -> Array:
-        return w.transpose(2, 0, 1).reshape(1, w.shape[2], -1)
+        turned: Array = w.transpose(2, 0, 1).reshape(1, w.shape[2], -1)
+        return turned
 
     def weights(m: Array, shape: Sequence[int]) -> Array:
         return np.ascontiguousarray(m[0].reshape(shape[2], shape[0], shape[1]).transpose(1, 2, 0))
