@@ -1,0 +1,43 @@
+"""Reconstruction: what stays of a layer takes over the work of what goes. Linear algebra on arrays, no models."""
+
+from __future__ import annotations
+
+from graphprune.reconstruct.obs import DAMPING, Curve, Quadratic, as_one, curve, scores
+from graphprune.reconstruct.removal import Blocks
+from graphprune.reconstruct.ridge import (
+    FEW_ROWS,
+    LAMS,
+    Moments,
+    Refit,
+    choose_strength,
+    mean_replacement,
+    refit,
+    refit_asymmetric,
+    refitted,
+    repair,
+    unchanged,
+)
+from graphprune.reconstruct.swaps import Swapped, swaps
+
+__all__ = [
+    "DAMPING",
+    "FEW_ROWS",
+    "LAMS",
+    "Blocks",
+    "Curve",
+    "Moments",
+    "Quadratic",
+    "Refit",
+    "Swapped",
+    "as_one",
+    "choose_strength",
+    "curve",
+    "mean_replacement",
+    "refit",
+    "refit_asymmetric",
+    "refitted",
+    "repair",
+    "scores",
+    "swaps",
+    "unchanged",
+]
