@@ -66,15 +66,18 @@ def as_float(types: dict[str, onnx.TypeProto]) -> dict[str, onnx.TypeProto]:
 
 
 def type_proto(dtype: int, shape: tuple[int, ...] | None) -> onnx.TypeProto:
+    """Return a tensor's type as onnx writes it."""
     return onnx.helper.make_tensor_type_proto(dtype, shape)
 
 
 def tensor_proto(content: Content, dtype: int) -> onnx.TensorProto:
+    """Return a content as onnx writes it."""
     tensor = ir.serde.serialize_tensor(ir.Tensor(np.array(content, order="C"), dtype=ir.DataType(dtype)))
     return tensor
 
 
 def read_type(proto: onnx.TypeProto | None) -> Answer:
+    """Return element type and sizes (None: unknown) of what onnx infers; None where that is no tensor."""
     if proto is None or not proto.HasField("tensor_type"):
         return None
     tensor = proto.tensor_type

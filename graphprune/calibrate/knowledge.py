@@ -1,0 +1,63 @@
+"""What is known of a model from running it on samples: statistics of all consumers, and how to run it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+from graphprune.analysis import Analysis
+from graphprune.calibrate.samples import Samples
+from graphprune.calibrate.statistics import LIMIT, Stats, gather
+from graphprune.consumers import Consumers, consumers
+from graphprune.sizes import input_symbols
+
+Progress = Callable[[str], None]
+_MOST = 32
+_BYTES = 200_000_000
+_BATCHES = 10
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Samples, who contracts what, and statistics of it; `batch` is how many samples go into one run."""
+
+    samples: Samples
+    consumers: Consumers
+    stats: Stats
+    batch: int
+    seed: int
+
+
+def learn(
+    analysis: Analysis, samples: Samples, *, limit: int = LIMIT, seed: int = 0, progress: Progress = lambda text: None
+) -> Knowledge:
+    """Run a model on samples once, or a few times where its statistics do not fit into `limit` bytes at once.
+
+    >>> learn(analysis, samples).stats.samples  # doctest: +SKIP
+    512
+
+    Raises UsageError where samples do not fit the model or give numbers that are not finite.
+    """
+    found = consumers(analysis.coupling)
+    batch = batch_of(analysis, found, samples.count)
+    threads = analysis.looking.runtime.threads
+    stats = gather(
+        analysis.model, found.found, samples, batch=batch, seed=seed, limit=limit, threads=threads, progress=progress
+    )
+    return Knowledge(samples, found, stats, batch, seed)
+
+
+def batch_of(analysis: Analysis, found: Consumers, count: int | None) -> int:
+    """Return how many samples to run at once: the model's own number, else what fits into 200 MB of activations.
+
+    At least ten batches are made of the samples, so that some can be held back.
+    """
+    fixed = [s[0] for s in input_symbols(analysis.model).values() if s and isinstance(s[0], int)]
+    if fixed:
+        return max(fixed)
+    shapes, inputs = analysis.coupling.graph.worlds.natural.shapes, analysis.coupling.graph.worlds.natural_inputs
+    samples = max((s[0] for s in inputs.values() if s), default=1)
+    used = sum(4 * prod(shapes.get(c.data, ())) for c in found.found) / max(samples, 1)
+    most = max(1, min(_MOST, int(_BYTES / max(used, 1))))
+    return max(1, min(most, (count or most * _BATCHES) // _BATCHES))

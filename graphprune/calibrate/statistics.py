@@ -1,0 +1,165 @@
+"""Statistics of what layers read: sums over rows in one streaming pass, nothing that grows with the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphprune.calibrate.samples import Feed, Samples
+from graphprune.consumers import Consumer
+from graphprune.errors import UsageError
+from graphprune.execute import session
+from graphprune.model import all_values
+from graphprune.runtime import Runtime, run
+
+Key = tuple[object, ...]
+Progress = Callable[[str], None]
+_POSITIONS = 64
+_ROWS_PER_COLUMN = 4
+_BLOCK = 4096
+HELD = 5  # every fifth batch is held back
+LIMIT = 2_000_000_000
+
+
+@dataclass
+class Gram:
+    """Sums over rows x: `second` = sum of x x^T [groups, C, C], `first` = sum of x [groups, C], in float64."""
+
+    second: npt.NDArray[np.float64]
+    first: npt.NDArray[np.float64]
+    rows: int = 0
+
+    @classmethod
+    def empty(cls, groups: int, columns: int) -> Gram:
+        return cls(np.zeros((groups, columns, columns)), np.zeros((groups, columns)))
+
+    def add(self, rows: npt.NDArray[np.floating]) -> None:
+        """Add rows [groups, n, C]: products in float32 blocks of 4,096 rows, sums in float64."""
+        for start in range(0, rows.shape[1], _BLOCK):
+            block = np.ascontiguousarray(rows[:, start : start + _BLOCK], dtype=np.float32)
+            self.second += np.matmul(block.transpose(0, 2, 1), block)
+            self.first += block.sum(axis=1, dtype=np.float64)
+        self.rows += rows.shape[1]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Gram matrices of rows by consumer key, of the part to fit and of the part held back."""
+
+    fit: Mapping[Key, Gram]
+    held: Mapping[Key, Gram]
+    samples: int
+    notes: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Which output positions of a batch are looked at: the same for every model that is asked for the same batch."""
+
+    seed: int
+    batch: int
+    most: int
+
+    def __call__(self, number: int) -> npt.NDArray[np.int64]:
+        if number <= self.most:
+            return np.arange(number)
+        rng = np.random.default_rng([self.seed, self.batch, number])
+        return np.sort(rng.choice(number, self.most, replace=False))
+
+
+def positions_wanted(columns: int, samples: int) -> int:
+    """Return at how many places of each sample rows are taken: 64, more where columns would outnumber rows.
+
+    >>> positions_wanted(576, 512), positions_wanted(4608, 64)
+    (64, 288)
+    """
+    return max(_POSITIONS, ceil(_ROWS_PER_COLUMN * columns / max(samples, 1)))
+
+
+class Watched:
+    """A model run with inner values as outputs."""
+
+    def __init__(self, model: ir.Model, names: Iterable[str], threads: int = 0) -> None:
+        widened = model.clone()
+        values = all_values(widened)
+        have = {o.name for o in widened.graph.outputs}
+        inputs = {v.name for v in widened.graph.inputs}
+        self.names = list(dict.fromkeys(names))
+        self.given = [n for n in self.names if n in inputs]
+        asked = [n for n in self.names if n not in inputs]
+        widened.graph.outputs.extend(values[n] for n in asked if n not in have)
+        for n in asked:
+            values[n].shape = None
+        self.asked = asked
+        self.session = session(widened, Runtime(threads=threads))
+
+    def __call__(self, feed: Feed) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the values for one feed; inputs are returned as they are."""
+        got = dict(run(self.session, feed, self.asked)) if self.asked else {}
+        return {**got, **{n: np.asarray(feed[n]) for n in self.given}}
+
+
+def gather(
+    model: ir.Model,
+    consumers: Sequence[Consumer],
+    samples: Samples,
+    *,
+    batch: int = 16,
+    seed: int = 0,
+    limit: int = LIMIT,
+    threads: int = 0,
+    progress: Progress = lambda text: None,
+) -> Stats:
+    """Run a model on samples and sum up rows for every consumer's key.
+
+    Memory for sums stays below `limit` bytes: where they are more, the samples are run several times, for some
+    consumers each. Raises UsageError where there are no samples or numbers that are not finite.
+    """
+    by_key = {c.key: c for c in consumers}
+    fit: dict[Key, Gram] = {}
+    held: dict[Key, Gram] = {}
+    seen = 0
+    passes = list(_passes(list(by_key.values()), limit))
+    for k, part in enumerate(passes):
+        watched = Watched(model, [c.data for c in part], threads)
+        seen = 0
+        for number, feed in enumerate(samples.batches(batch)):
+            progress(f"statistics, pass {k + 1} of {len(passes)}: {seen} samples")
+            values = watched(feed)
+            size = _size(feed)
+            into = held if number % HELD == HELD - 1 else fit
+            for c in part:
+                x = values[c.data]
+                if not np.isfinite(x).all():
+                    raise UsageError(f"calibration: value {c.data!r} is not finite in batch {number}")
+                sampler = Sampler(seed, number, positions_wanted(c.width, samples.count or 256))
+                rows = c.design.rows(np.asarray(x, dtype=np.float32), sampler)
+                into.setdefault(c.key, Gram.empty(rows.shape[0], rows.shape[2])).add(rows)
+            seen += size
+    if by_key and not seen:
+        raise UsageError("calibration: there are no samples")
+    return Stats(fit, held, seen)
+
+
+def _size(feed: Feed) -> int:
+    return max((a.shape[0] for a in feed.values() if np.ndim(a)), default=1)
+
+
+def _passes(consumers: list[Consumer], limit: int) -> Iterator[list[Consumer]]:
+    """Split consumers into lists whose sums fit into memory, two sums each."""
+    part: list[Consumer] = []
+    used = 0
+    for c in consumers:
+        need = 2 * 8 * c.groups * c.width**2
+        if part and used + need > limit:
+            yield part
+            part, used = [], 0
+        part.append(c)
+        used += need
+    if part:
+        yield part

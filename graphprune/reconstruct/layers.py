@@ -1,0 +1,162 @@
+"""The layers of a pruned model as least-squares problems: which part of the dense matrix each of them still has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphprune.axes import leaves, slots
+from graphprune.consumers import Consumer
+from graphprune.groups import Coupling
+from graphprune.model import add_constant, constant_of, set_constant
+from graphprune.ops import DESIGNS, Design
+from graphprune.rewrite import Chosen
+
+ADD = "Add"
+"""What adds a bias behind a node that takes none."""
+
+Matrix = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One block on the diagonal of a pruned layer's matrix: from which dense block, which columns, which outputs."""
+
+    block: int
+    columns: Index
+    outputs: Index
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A consumer in a pruned model.
+
+    `design` is that of the pruned node, `parts` has one entry for each of its blocks. `touched` says whether any of
+    its columns are gone.
+    """
+
+    consumer: Consumer
+    design: Design
+    shape: tuple[int, ...]
+    parts: tuple[Part, ...]
+    touched: bool
+
+    @property
+    def node(self) -> str:
+        return self.consumer.node
+
+
+def layer(consumer: Consumer, coupling: Coupling, chosen: Chosen, attributes: Mapping[str, object]) -> Layer | None:
+    """Return what a choice of indices leaves of a consumer; None where the pruned node has no design.
+
+    `attributes` are those of the pruned node.
+    """
+    weight = coupling.graph.weights[consumer.weight]
+    axes = [coupling.expand(a) for a in weight.axes]
+    kept = [
+        slots(a, chosen) if any(d in chosen for d in leaves(a)) else np.arange(a.size) for a in axes
+    ]
+    shape = tuple(len(k) for k in kept)
+    shapes = [o.shape if o is not None else () for o in consumer.op.inputs]
+    shapes[consumer.design.weight] = shape
+    rule = DESIGNS.get(consumer.op.domain, consumer.op.type, consumer.op.version)
+    design = rule(attributes, shapes, consumer.design.weight) if rule is not None else None
+    if design is None or not all(shape):
+        return None
+    numbers = np.arange(weight.size, dtype=np.float64).reshape(weight.shape)
+    scale = float(consumer.design.matrix(np.ones(weight.shape)).flat[0])
+    dense = consumer.design.matrix(numbers) / scale
+    where = np.empty(weight.size, np.int64)
+    where[np.rint(dense).astype(np.int64).ravel()] = np.arange(dense.size)
+    left = np.rint(design.matrix(numbers[np.ix_(*kept)]) / scale).astype(np.int64)
+    places = np.unravel_index(where[left], dense.shape)
+    parts = tuple(
+        Part(int(places[0][g, 0, 0]), places[1][g, :, 0].copy(), places[2][g, 0, :].copy()) for g in range(len(left))
+    )
+    return Layer(consumer, design, shape, parts, dense.shape[1] > left.shape[1])
+
+
+def write(
+    model: ir.Model, node: ir.Node, layer: Layer, matrix: Sequence[Matrix], shift: Sequence[Matrix] | None
+) -> None:
+    """Give a node of a pruned model a new weight, block by block, and add `shift` to what it adds.
+
+    A bias is created where there is none: as an input of the node, else by a node behind it.
+    """
+    value = node.inputs[layer.design.weight]
+    assert value is not None
+    dtype = value.dtype or ir.DataType.FLOAT
+    array = layer.design.weights(np.stack(matrix), layer.shape)
+    _put(model, node, layer.design.weight, ir.tensor(np.ascontiguousarray(array).astype(dtype.numpy()), dtype=dtype))
+    if shift is not None:
+        _add(model, node, layer, np.concatenate([s.ravel() for s in shift]), dtype)
+
+
+def _put(model: ir.Model, node: ir.Node, index: int, tensor: ir.TensorProtocol) -> None:
+    """Set a constant input; one that others read, too, is left to them."""
+    value = node.inputs[index]
+    if value is not None and len(value.uses()) == 1 and constant_of(value) is not None and not value.is_graph_output():
+        set_constant(value, tensor)
+        return
+    name = f"{value.name if value is not None else node.name}__{node.name}.{index}"
+    if index >= len(node.inputs):
+        node.resize_inputs(index + 1)
+    node.replace_input_with(index, add_constant(model.graph, name, tensor, model.ir_version))
+
+
+def _add(model: ir.Model, node: ir.Node, layer: Layer, shift: Matrix, dtype: ir.DataType) -> None:
+    if not np.any(shift):
+        return
+    place = layer.design.bias
+    if place is not None:
+        value = node.inputs[place] if place < len(node.inputs) else None
+        tensor = constant_of(value)
+        if value is None or (tensor is not None and tensor.size in (1, shift.size)):
+            before = np.zeros(1) if tensor is None else np.asarray(tensor.numpy(), np.float64).reshape(-1)
+            _put(model, node, place, ir.tensor((before + shift).astype(dtype.numpy()), dtype=dtype))
+            return
+    if layer.design.answers is None:
+        return
+    _behind(model, node, layer, shift, dtype)
+
+
+def _behind(model: ir.Model, node: ir.Node, layer: Layer, shift: Matrix, dtype: ir.DataType) -> None:
+    """Add numbers to the outputs of a node that takes no bias: to the constant that is added next, if there is one."""
+    output = node.outputs[0]
+    uses = list(output.uses())
+    if len(uses) == 1 and not output.is_graph_output():
+        reader, index = uses[0]
+        other = reader.inputs[1 - index] if reader.op_type == ADD and len(reader.inputs) == 2 else None
+        tensor = constant_of(other)
+        if tensor is not None and tensor.size == shift.size and tensor.shape.numpy()[-1] == shift.size:
+            array = np.asarray(tensor.numpy(), np.float64) + shift
+            _put(model, reader, 1 - index, ir.tensor(array.astype(dtype.numpy()), dtype=dtype))
+            return
+    rank = len(layer.consumer.op.y().shape)
+    spatial = rank - 2 if layer.consumer.op.y().axes and layer.design.key[0] in ("conv", "turned") else 0
+    array = shift.reshape((-1,) + (1,) * spatial).astype(dtype.numpy())
+    constant = add_constant(
+        model.graph, f"{node.name}.bias", ir.tensor(array, dtype=dtype), model.ir_version
+    )
+    added = ir.node(ADD, [output, constant], name=f"{node.name}.add_bias")
+    added.outputs[0].name = f"{node.name}.with_bias"
+    added.outputs[0].type, added.outputs[0].shape = output.type, output.shape
+    (node.graph or model.graph).insert_after(node, added)
+    for reader, index in uses:
+        reader.replace_input_with(index, added.outputs[0])
+    if output.is_graph_output():
+        _rename_output(model, output, added.outputs[0])
+
+
+def _rename_output(model: ir.Model, old: ir.Value, new: ir.Value) -> None:
+    name = old.name
+    old.name, new.name = f"{name}/plain", name
+    for k, value in enumerate(list(model.graph.outputs)):
+        if value is old:
+            model.graph.outputs[k] = new
+
