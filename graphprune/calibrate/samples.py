@@ -127,14 +127,22 @@ def of_items(
     >>> of_items([1, 2, 3], lambda i: {"x": np.full((1, 2), i)}, "synthetic").limited(1).count
     1
     """
+    return of_reader(items, lambda some: (load(item) for item in some), source, assumed, axes)
 
-    def opened() -> Iterator[Feed]:
-        return (load(item) for item in items)
+
+def of_reader(
+    items: Sequence[T],
+    read: Callable[[Sequence[T]], Iterator[Feed]],
+    source: Source,
+    assumed: tuple[str, ...] = (),
+    axes: Mapping[str, int] | None = None,
+) -> Samples:
+    """Return samples that `read` yields for items in order, one feed of one sample each; it may keep a file open."""
 
     def pick(indices: Sequence[int]) -> Samples:
-        return of_items([items[i] for i in indices], load, source, assumed, axes)
+        return of_reader([items[i] for i in indices], read, source, assumed, axes)
 
-    return Samples(opened, len(items), source, assumed, axes, pick)
+    return Samples(lambda: read(items), len(items), source, assumed, axes, pick)
 
 
 def evenly(count: int, most: int, seed: int = 0) -> list[int]:
