@@ -205,6 +205,15 @@ def _maker(spec: InputSpec) -> _Maker:
     return next(rule.make for rule in _RULES if kind in rule.kinds and re.search(rule.pattern, name))
 
 
+def carries_content(spec: InputSpec) -> bool:
+    """Return whether an input holds what a model is asked about, and not a mask, a length, a state or the like.
+
+    >>> carries_content(InputSpec("pixel_values", np.dtype("float32"), ("b", 3, 224, 224)))
+    True
+    """
+    return _maker(spec) in (_tokens, _other_integers, _normal)
+
+
 def _kind(spec: InputSpec) -> str:
     """Return the kind of an input's type; names rather than numpy's letters, because ml_dtypes has none."""
     name = spec.dtype.name
