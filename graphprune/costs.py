@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -23,6 +23,29 @@ class Costs:
     def of(self, kind: str) -> int:
         """Return one cost by the name that targets use: `macs`, `params` or `bytes`."""
         return {"macs": self.macs, "params": self.parameters, "bytes": self.bytes}[kind]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A part of the costs, and the prunable dims that it depends on."""
+
+    dims: tuple[Dim, ...]
+    parts: tuple[Callable[[Mapping[Dim, int]], tuple[float, float, float]], ...]
+
+    def price(self, sizes: Mapping[Dim, int]) -> dict[str, float]:
+        """Return what the part costs when each dim in `sizes` has that size, by the names that targets use."""
+        found = [part(sizes) for part in self.parts]
+        return {kind: sum(f[i] for f in found) for i, kind in enumerate(("macs", "params", "bytes"))}
+
+
+def _weight_price(
+    fixed: int, itemsize: float, axes: list[Axis]
+) -> Callable[[Mapping[Dim, int]], tuple[float, float, float]]:
+    def price(sizes: Mapping[Dim, int]) -> tuple[float, float, float]:
+        n = fixed * prod(kept_size(a, sizes) for a in axes)
+        return 0.0, float(n), n * itemsize
+
+    return price
 
 
 @dataclass(frozen=True)
@@ -90,6 +113,30 @@ class CostModel:
             parameters += n
             stored += n * itemsize
         return Costs(parameters, sum(self.op_macs(sizes).values()), round(stored))
+
+    @cached_property
+    def terms(self) -> tuple[Term, ...]:
+        """Return the parts of the costs that depend on sizes, each with the dims that it depends on.
+
+        The costs change by the sum of what the terms change: a search need not count all of them at every step.
+        """
+        out: dict[tuple[Dim, ...], list[Callable[[Mapping[Dim, int]], tuple[float, float, float]]]] = {}
+        times = self.coupling.graph.worlds.natural.times
+        for op, rule in self._priced:
+            axes = [a for o in (*op.inputs, *op.outputs) if o is not None for _, a in self._shapes[o.name]]
+            out.setdefault(self._dims(axes), []).append(self._op_price(op, rule, times.get(op.name, 1)))
+        for fixed, itemsize, found in self._weights:
+            out.setdefault(self._dims(found), []).append(_weight_price(fixed, itemsize, found))
+        return tuple(Term(dims, tuple(prices)) for dims, prices in out.items() if dims)
+
+    def _dims(self, axes: Iterable[Axis | None]) -> tuple[Dim, ...]:
+        found = (d for a in axes if a is not None for d in leaves(a) if d in self.coupling.dims)
+        return tuple(dict.fromkeys(found))
+
+    def _op_price(
+        self, op: Op, rule: CostRule, times: int
+    ) -> Callable[[Mapping[Dim, int]], tuple[float, float, float]]:
+        return lambda sizes: (float(rule(op, self._shape_of(sizes)) * times), 0.0, 0.0)
 
     def macs_by_group(self) -> dict[str, int]:
         """Return for each group the MACs of the nodes that have its dim on an axis."""

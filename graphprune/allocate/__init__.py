@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from graphprune.allocate.align import alignment_of, allowed_sizes, detect_alignment
-from graphprune.allocate.budget import KINDS, Budget, select
+from graphprune.allocate.budget import KINDS, Budget, select, unreachable
 from graphprune.allocate.ladder import ALLOCATIONS, Ladder, Levels, Rule, ladders
 from graphprune.allocate.search import fit
 from graphprune.costs import CostModel, Costs
-from graphprune.errors import NothingPrunable, TargetError, UsageError
+from graphprune.errors import NothingPrunable, UsageError
 from graphprune.groups import Coupling
 from graphprune.plan import PruningPlan, header
 from graphprune.score import Scores
@@ -73,11 +73,7 @@ def _fitted(rungs: Sequence[Ladder], rule: Rule, costs: CostModel, dense: Costs,
     smallest = _at(rungs, rule(1.0), costs)
     kind = next(k for k, limit in limits.items() if smallest.of(k) > limit)
     reachable = smallest.of(kind) / dense.of(kind)
-    raise TargetError(
-        f"target {kind}={budget.targets[kind]:g} cannot be reached: the smallest reachable fraction is "
-        f"{np.ceil(reachable * 1e4) / 1e4:g} with a floor of {budget.floor:g} and steps of {budget.align} in "
-        f"{len(rungs)} groups; lower the floor or the alignment, or include more groups"
-    )
+    raise unreachable(budget, kind, reachable, len(rungs))
 
 
 def _plan(rungs: Sequence[Ladder], levels: Levels, costs: tuple[Costs, Costs], meta: dict[str, Any]) -> PruningPlan:

@@ -6,10 +6,11 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from math import ceil
 from typing import Any
 
 from graphprune.axes import leaves
-from graphprune.errors import UsageError
+from graphprune.errors import TargetError, UsageError
 from graphprune.groups import ChannelGroup, Coupling
 
 KINDS = ("macs", "params", "bytes")
@@ -72,6 +73,15 @@ class Budget:
             "exclude": list(self.exclude),
             "sparsities": dict(self.sparsities),
         }
+
+
+def unreachable(budget: Budget, kind: str, reachable: float, groups: int) -> TargetError:
+    """Return the error for a target below what floors and alignment permit; `reachable`: the smallest fraction."""
+    return TargetError(
+        f"target {kind}={budget.targets[kind]:g} cannot be reached: the smallest reachable fraction is "
+        f"{ceil(reachable * 1e4) / 1e4:g} with a floor of {budget.floor:g} and steps of {budget.align} in "
+        f"{groups} groups; lower the floor or the alignment, or include more groups"
+    )
 
 
 def _check_sparsity(what: str, value: float) -> None:

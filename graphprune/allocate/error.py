@@ -1,0 +1,133 @@
+"""Allocation by error: every group has a curve of error against width, and the sum of errors is to be least."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from graphprune.allocate.budget import KINDS, Budget, select, unreachable
+from graphprune.allocate.exchange import exchanged
+from graphprune.allocate.knapsack import Levels, Prices, Task, best
+from graphprune.allocate.ladder import Ladder, ladders
+from graphprune.costs import CostModel, Term
+from graphprune.errors import NothingPrunable, UsageError
+from graphprune.groups import Coupling
+
+Vector: TypeAlias = npt.NDArray[np.float64]
+
+Curves: TypeAlias = Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]
+"""By the names of groups: widths, and the error at each of them; in between it is interpolated."""
+
+_ROUNDING = 0.5
+_WORST = 1e12
+
+
+def kept_counts(coupling: Coupling, curves: Curves, costs: CostModel, budget: Budget) -> dict[str, int]:
+    """Return how many indices each group keeps, so that a budget is met with the least summed error.
+
+    Counts are those that alignment, floor and each group's least number allow. A group that `include` and `exclude`
+    leave out, or that has no curve, keeps all; one with a sparsity of its own (`sparsities`) gets that. Targets are
+    never exceeded; all of them hold. A sparsity, in place of targets, is the fraction of indices that go, over all
+    groups together. Errors have to be comparable between groups; where a curve rises with the width it is flattened.
+
+    >>> kept_counts(coupling, {"a:0": ([8, 64], [0.5, 0.0])}, CostModel(coupling), budget)  # doctest: +SKIP
+    {'a:0': 32}
+
+    Raises NothingPrunable if no group is left to prune, TargetError for a target below what floors and alignment
+    permit, UsageError for a curve of a group that the model does not have, and for unknown names.
+    """
+    known = {g.name for g in coupling.groups}
+    if not set(curves) <= known:
+        raise UsageError(f"the error curves are of another model: no group {min(set(curves) - known)!r}")
+    selection = select(coupling, budget)
+    if not selection.groups:
+        raise NothingPrunable("nothing can be pruned: the model has no channel group, or all are left out")
+    rungs = ladders(coupling, selection, {g.name: np.zeros(g.size) for g in coupling.groups}, budget)
+    task = _task(rungs, curves, costs, budget)
+    levels = best(task)
+    if levels is None:
+        lowest = costs({x.group.dim: x.counts[o[0]] for x, o in zip(rungs, task.open, strict=True)})
+        dense = costs({})
+        kind = next(k for k, kept in budget.targets.items() if lowest.of(k) > kept * dense.of(k))
+        raise unreachable(budget, kind, lowest.of(kind) / dense.of(kind), len(rungs))
+    levels = exchanged(task, levels)
+    counts = {g.name: g.size for g in coupling.groups}
+    return counts | {x.group.name: x.counts[i] for x, i in zip(rungs, levels, strict=True)}
+
+
+def _task(rungs: Sequence[Ladder], curves: Curves, costs: CostModel, budget: Budget) -> Task:
+    errors = tuple(_errors(x, curves) for x in rungs)
+    choices = tuple(_open(x, curves, budget) for x in rungs)
+    if not budget.targets:
+        return Task(errors, choices, *_by_indices(rungs, choices, budget.sparsity or 0.0))
+    dense = costs({})
+    kinds = [k for k in KINDS if k in budget.targets and dense.of(k)]
+    if not kinds:
+        return Task(errors, choices, *_by_indices(rungs, choices, 0.0))
+    limits = np.array([budget.targets[k] * dense.of(k) - _ROUNDING * (k == "bytes") for k in kinds])
+    terms = _terms(rungs, costs.terms, kinds)
+    top = np.sum([price(tuple(rungs[g].top for g in members)) for members, price in terms], axis=0)
+    constant = np.array([dense.of(k) for k in kinds], np.float64) - top
+    return Task(errors, choices, Prices(constant, terms, len(rungs)), limits)
+
+
+def _errors(ladder: Ladder, curves: Curves) -> Vector:
+    """Return the error at each allowed count, falling with the count, 0 for all."""
+    if ladder.group.name not in curves:
+        return np.zeros(len(ladder.counts))
+    widths, values = (np.asarray(v, np.float64) for v in curves[ladder.group.name])
+    if widths.shape != values.shape or not len(widths):
+        raise UsageError(f"the error curve of {ladder.group.name!r} needs as many errors as widths, and at least one")
+    order = np.argsort(widths, kind="stable")
+    finite = np.nan_to_num(values[order], nan=_WORST, posinf=_WORST, neginf=0.0)
+    found = np.interp(np.array(ladder.counts, np.float64), widths[order], finite)
+    return np.asarray(np.maximum.accumulate(found[::-1])[::-1])
+
+
+def _open(ladder: Ladder, curves: Curves, budget: Budget) -> tuple[int, ...]:
+    """Return the levels that a group may take."""
+    if ladder.fixed is not None:
+        return (ladder.nearest(ladder.group.size * (1 - ladder.fixed)),)
+    if ladder.group.name not in curves or (budget.sparsity is None and not budget.targets):
+        return (ladder.top,)
+    return tuple(range(len(ladder.counts)))
+
+
+def _by_indices(
+    rungs: Sequence[Ladder], choices: Sequence[tuple[int, ...]], sparsity: float
+) -> tuple[Prices, Vector]:
+    """Return prices where every index costs the same, and how many of them may stay."""
+
+    def count(ladder: Ladder) -> Callable[[Levels], Vector]:
+        return lambda levels: np.array([ladder.counts[levels[0]]], np.float64)
+
+    free = [g for g, o in enumerate(choices) if len(o) > 1]
+    wanted = round((1 - sparsity) * sum(rungs[g].group.size for g in free))
+    smallest = sum(rungs[g].counts[0] for g in free)
+    terms = [((g,), count(rungs[g])) for g in free]
+    return Prices(np.zeros(1), terms, len(rungs)), np.array([max(wanted, smallest, 1)], np.float64)
+
+
+def _terms(
+    rungs: Sequence[Ladder], terms: Sequence[Term], kinds: Sequence[str]
+) -> list[tuple[tuple[int, ...], Callable[[Levels], Vector]]]:
+    """Return the terms of the costs as functions of levels; those that no group here moves are left out."""
+    index = {x.group.dim: g for g, x in enumerate(rungs)}
+
+    def priced(term: Term, members: tuple[int, ...]) -> Callable[[Levels], Vector]:
+        def price(levels: Levels) -> Vector:
+            sizes = {rungs[g].group.dim: rungs[g].counts[i] for g, i in zip(members, levels, strict=True)}
+            found = term.price(sizes)
+            return np.array([found[k] for k in kinds])
+
+        return price
+
+    out = []
+    for term in terms:
+        members = tuple(index[d] for d in term.dims if d in index)
+        if members:
+            out.append((members, priced(term, members)))
+    return out
