@@ -11,6 +11,7 @@ from graphprune.allocate.knapsack import Levels, Task, filled
 _NEAR = 3
 _REACH = 8
 _MOST = 400
+_WORK = 2000
 _FALLS = 1e-9
 
 
@@ -18,22 +19,32 @@ def exchanged(task: Task, levels: Levels) -> Levels:
     """Return a state that fits and loses no more than a given one that does.
 
     Every group is moved to its three next levels on both sides; the others are then lowered until the costs fit, and
-    raised while they do. At most 400 moves are tried.
+    raised while they do. Groups with large steps come first: most room is left by them. At most 400 moves are tried,
+    fewer where there are more than five groups, for each of which a move takes longer.
     """
-    tried = 0
+    left = min(_MOST, _WORK // max(len(levels), 1))
     better = True
     while better:
         better = False
-        for g in range(len(levels)):
+        for g in _by_step(task, levels):
             for to in _nearest(task.open[g], levels[g]):
-                if tried >= _MOST:
+                if left <= 0:
                     return levels
-                tried += 1
+                left -= 1
                 state = _made_up(task, levels, g, to)
                 if state is not None and task.error(state) < task.error(levels) * (1 - _FALLS):
                     levels, better = state, True
                     break
     return levels
+
+
+def _by_step(task: Task, levels: Levels) -> list[int]:
+    """Return the groups that can move, those whose next step changes the costs most first."""
+    steps = {}
+    for g, choices in enumerate(task.open):
+        for to in _nearest(choices, levels[g])[:1]:
+            steps[g] = float(np.abs(task.prices.change(levels, g, to) / task.limits).sum())
+    return sorted(steps, key=lambda g: (-steps[g], g))
 
 
 def _nearest(choices: tuple[int, ...], level: int) -> list[int]:
