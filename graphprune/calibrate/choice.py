@@ -64,7 +64,7 @@ def parse_calibration(
     source: Source = "in-distribution"
     if isinstance(value, str) and value.startswith("ood:"):
         value, source = value.removeprefix("ood:"), "out-of-distribution"
-    if isinstance(value, (str, Path)) and not Path(value).exists():
+    if isinstance(value, (str, Path)) and not (str(value) and Path(value).exists()):
         hint = " (or none, noise, ood:PATH)" if source == "in-distribution" else ""
         raise UsageError(f"{value or 'ood:'}: no such file or folder of calibration data{hint}")
     return Calibration("data", value, source, preset, tokenizer, length)

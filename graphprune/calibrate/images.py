@@ -135,8 +135,8 @@ def find_place(wanted: Wanted) -> tuple[Place, tuple[str, ...]]:
     if not found:
         inputs = "; ".join(f"{s.name} [{written(s.shape)}]" for s in wanted.specs)
         raise UsageError(f"images are given, but no input of the model takes one of 1, 3 or 4 channels: {inputs}")
-    first = found[0]
-    return first, () if len(found) == 1 else (f"images go to {first.name}, the first of {len(found)} such inputs",)
+    first = max(found, key=lambda p: p.channel is not None)
+    return first, () if len(found) == 1 else (f"images go to {first.name}, one of {len(found)} inputs that could take them",)
 
 
 def _place(name: str, wanted: Wanted) -> Place | None:
@@ -144,7 +144,7 @@ def _place(name: str, wanted: Wanted) -> Place | None:
     rank = len(want)
     batched = rank == 4 or (rank == 3 and isinstance(want[0], str) and name in wanted.axes)
     rest = range(1, rank) if batched else range(rank)
-    if len(rest) == 2:
+    if len(rest) == 2 and batched:
         return _placed(name, wanted, None, rest[0], rest[1], batched)
     if len(rest) != 3:
         return None
