@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graphprune.reconstruct.folding import Folding, combinations, fold, produced, relu_moments, taken_over
 from graphprune.reconstruct.obs import DAMPING, Curve, Quadratic, as_one, curve, scores
 from graphprune.reconstruct.removal import Blocks
 from graphprune.reconstruct.ridge import (
@@ -25,19 +26,25 @@ __all__ = [
     "LAMS",
     "Blocks",
     "Curve",
+    "Folding",
     "Moments",
     "Quadratic",
     "Refit",
     "Swapped",
     "as_one",
     "choose_strength",
+    "combinations",
     "curve",
+    "fold",
     "mean_replacement",
+    "produced",
     "refit",
     "refit_asymmetric",
     "refitted",
+    "relu_moments",
     "repair",
     "scores",
     "swaps",
+    "taken_over",
     "unchanged",
 ]
