@@ -28,6 +28,7 @@ _SCALES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "-1..1": ((0.5,), (0.5,)),
     "0..255": ((0.0,), (1 / 255,)),
 }
+_ORIENTATION = 0x0112  # the tag of EXIF
 _FITS = ("crop", "pad", "stretch")
 PRESETS = "imagenet, 0..1, -1..1, 0..255, mean=..,std=.., and further crop, pad, stretch, bgr, separated by commas"
 
@@ -136,7 +137,8 @@ def find_place(wanted: Wanted) -> tuple[Place, tuple[str, ...]]:
         inputs = "; ".join(f"{s.name} [{written(s.shape)}]" for s in wanted.specs)
         raise UsageError(f"images are given, but no input of the model takes one of 1, 3 or 4 channels: {inputs}")
     first = max(found, key=lambda p: p.channel is not None)
-    return first, () if len(found) == 1 else (f"images go to {first.name}, one of {len(found)} inputs that could take them",)
+    told = (f"images go to {first.name}, one of {len(found)} inputs that could take them",)
+    return first, told if len(found) > 1 else ()
 
 
 def _place(name: str, wanted: Wanted) -> Place | None:
@@ -230,7 +232,8 @@ def _read(pillow: Any, path: Path, place: Place, asked: Preset) -> Any:
             mode = _CHANNELS[place.channels]
             if asked.fit == "crop" and width is not None:
                 image.draft(mode, (2 * width, 2 * (height or 1)))  # a JPEG is decoded at half size where that is enough
-            upright = importlib.import_module("PIL.ImageOps").exif_transpose(image)
+            turned = image.getexif().get(_ORIENTATION, 1) != 1
+            upright = importlib.import_module("PIL.ImageOps").exif_transpose(image) if turned else image
             if upright.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip
                 upright = pillow.fromarray((np.asarray(upright) // 257).astype(np.uint8))
             return _fitted(pillow, upright.convert(mode), height, width, asked.fit)
@@ -246,16 +249,20 @@ def _fitted(pillow: Any, image: Any, height: int | None, width: int | None, fit:
         width = max(round(image.width * height / image.height), 1)
     if image.size == (width, height):
         return image
+    how = {"resample": pillow.Resampling.BICUBIC, "reducing_gap": 2.0}
     ratios = (width / image.width, height / image.height)
-    scale = min(ratios) if fit == "pad" else max(ratios)
-    size = (width, height) if fit == "stretch" else tuple(max(round(n * scale), 1) for n in image.size)
-    image = image.resize(size, pillow.Resampling.BICUBIC)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    if fit != "pad":
-        return image.crop((left, top, left + width, top + height))
+    if fit == "stretch":
+        return image.resize((width, height), **how)
+    if fit == "crop":
+        scale = max(ratios)
+        left, top = (image.width - width / scale) / 2, (image.height - height / scale) / 2
+        left, top = max(left, 0.0), max(top, 0.0)  # rounding
+        box = (left, top, image.width - left, image.height - top)
+        return image.resize((width, height), box=box, **how)
+    image = image.resize(tuple(max(round(n * min(ratios)), 1) for n in image.size), **how)
     grey = tuple([114] * len(image.getbands()))
     padded = pillow.new(image.mode, (width, height), grey if len(grey) > 1 else 114)
-    padded.paste(image, (-left, -top))
+    padded.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
     return padded
 
 
