@@ -28,6 +28,7 @@ _SCALES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "-1..1": ((0.5,), (0.5,)),
     "0..255": ((0.0,), (1 / 255,)),
 }
+_THINNEST = 4  # a height or width below this is no image's
 _ORIENTATION = 0x0112  # the tag of EXIF
 _FITS = ("crop", "pad", "stretch")
 PRESETS = "imagenet, 0..1, -1..1, 0..255, mean=..,std=.., and further crop, pad, stretch, bgr, separated by commas"
@@ -147,7 +148,8 @@ def _place(name: str, wanted: Wanted) -> Place | None:
     batched = rank == 4 or (rank == 3 and isinstance(want[0], str) and name in wanted.axes)
     rest = range(1, rank) if batched else range(rank)
     if len(rest) == 2 and batched:
-        return _placed(name, wanted, None, rest[0], rest[1], batched)
+        flat = any(isinstance(want[k], int) and int(want[k]) < _THINNEST for k in rest)
+        return None if flat else _placed(name, wanted, None, rest[0], rest[1], batched)
     if len(rest) != 3:
         return None
     first, middle, last = rest

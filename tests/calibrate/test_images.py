@@ -196,6 +196,9 @@ def test_what_is_refused(tmp_path: Path) -> None:
         open_data(tmp_path, model, preset="mean=0.1/0.2")
     with pytest.raises(UsageError, match=r"no input of the model takes one.*x \[\?, 9, 8, 8\]"):
         open_data(tmp_path, taking(x=(F, "n", 9, 8, 8)))
+    for sizes in ((1, 7500), (2, 4), (784,)):
+        with pytest.raises(UsageError, match="no input of the model takes one"):
+            open_data(tmp_path, taking(x=(F, "n", *sizes)))
     with pytest.raises(UsageError, match="a tokenizer is given"):
         open_data(tmp_path, model, tokenizer="tokenizer.json")
     (tmp_path / "b.png").write_bytes(b"no picture")
