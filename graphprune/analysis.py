@@ -76,6 +76,11 @@ class Analysis:
     def _bounds(self) -> dict[str, int]:
         return feeding.index_bounds(self.coupling.graph.ops)
 
+    @property
+    def index_bounds(self) -> dict[str, int]:
+        """For each value whose elements index something, the number that they must lie below."""
+        return self._bounds
+
     @cached_property
     def _feeds(self) -> tuple[tuple[feeding.Feeds, ...], tuple[str, ...]]:
         worlds = self.coupling.graph.worlds

@@ -17,16 +17,23 @@ from graphprune.terminal import (
     AllocationOpt,
     AllowOpt,
     BatchOpt,
+    CalibrationOpt,
     CriterionOpt,
+    EffortOpt,
     ExcludeOpt,
     FloorOpt,
     IncludeOpt,
     InputsOpt,
     JsonOpt,
+    LengthOpt,
+    MemoryOpt,
     ModelArg,
     NormaliseOpt,
+    PresetOpt,
     ProviderOpt,
     QuietOpt,
+    RepairOpt,
+    SamplesOpt,
     SecondsOpt,
     SeedOpt,
     ShapeOpt,
@@ -35,7 +42,9 @@ from graphprune.terminal import (
     Talk,
     TargetOpt,
     ThreadsOpt,
+    TokenizerOpt,
     VerboseOpt,
+    calibrating_of,
     choosing_of,
     fail,
     looking_of,
@@ -141,19 +150,22 @@ def plan(
     model: ModelArg,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the plan here, as JSON.")] = None,
     json_: JsonOpt = False, quiet: QuietOpt = False, verbose: VerboseOpt = False,
-    sparsity: SparsityOpt = None, target: TargetOpt = None, speedup: SpeedOpt = None, criterion: CriterionOpt = "l2",
-    aggregate: AggregateOpt = "sum", normalise: NormaliseOpt = "mean", allocation: AllocationOpt = "uniform",
+    sparsity: SparsityOpt = None, target: TargetOpt = None, speedup: SpeedOpt = None, criterion: CriterionOpt = "auto",
+    aggregate: AggregateOpt = "sum", normalise: NormaliseOpt = "mean", allocation: AllocationOpt = "auto",
     align: AlignOpt = "auto", floor: FloorOpt = 0.1, include: IncludeOpt = None, exclude: ExcludeOpt = None,
     input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu", threads: ThreadsOpt = 1,
-    batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None,
+    batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None, calibration: CalibrationOpt = None,
+    preset: PresetOpt = None, tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = 512,
+    memory: MemoryOpt = 2.0,
 ) -> None:
     """Decide what would be pruned, and write that as a plan, without pruning."""
     talk = Talk(json_, quiet, verbose)
     choosing = choosing_of(
         sparsity, target, speedup, criterion, aggregate, normalise, allocation, align, floor, include, exclude
     )
+    asked = calibrating_of(calibration, preset, tokenizer, length, samples, memory, "none", "medium", seed)
     from graphprune.output import guard_plan
-    from graphprune.pipeline import analyse, make_plan
+    from graphprune.pipeline import Checking, analyse, make_plan, prepare
     from graphprune.report import text
     from graphprune.report.record import Findings, prune_record
 
@@ -162,7 +174,8 @@ def plan(
     with talk.progress() as progress:
         looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model, allow_io)
         analysis = analyse(model, looking, progress)
-        decided = make_plan(analysis, choosing, progress)
+        known, _ = prepare(analysis, choosing, Checking(), asked, progress)
+        decided = make_plan(analysis, choosing, progress, known)
         after = analysis.costs(decided.sizes_of(analysis.coupling))
     if output is not None:
         decided.save(output)
@@ -178,11 +191,14 @@ def prune(
         Path | None, typer.Option("--output", "-o", help="The pruned model; default: NAME.pruned.onnx.")
     ] = None,
     plan_file: Annotated[Path | None, typer.Option("--plan", help="Replay a plan.")] = None,
-    sparsity: SparsityOpt = None, target: TargetOpt = None, speedup: SpeedOpt = None, criterion: CriterionOpt = "l2",
-    aggregate: AggregateOpt = "sum", normalise: NormaliseOpt = "mean", allocation: AllocationOpt = "uniform",
+    sparsity: SparsityOpt = None, target: TargetOpt = None, speedup: SpeedOpt = None, criterion: CriterionOpt = "auto",
+    aggregate: AggregateOpt = "sum", normalise: NormaliseOpt = "mean", allocation: AllocationOpt = "auto",
     align: AlignOpt = "auto", floor: FloorOpt = 0.1, include: IncludeOpt = None, exclude: ExcludeOpt = None,
     input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu", threads: ThreadsOpt = 1,
     batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None, seconds: SecondsOpt = 2.0,
+    calibration: CalibrationOpt = None, preset: PresetOpt = None, tokenizer: TokenizerOpt = None,
+    length: LengthOpt = None, samples: SamplesOpt = 512, memory: MemoryOpt = 2.0, repair: RepairOpt = "auto",
+    effort: EffortOpt = "medium",
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run the result before it is written.")] = True,
     prove: Annotated[bool, typer.Option("--prove/--no-prove", help="Prove the groups by permuting them.")] = True,
     timing: Annotated[bool, typer.Option("--time/--no-time", help="Time both models.")] = True,
@@ -192,8 +208,9 @@ def prune(
     """Prune a model, prove and time the result, and write it."""
     talk = Talk(json_, quiet, verbose)
     target_path = output if output is not None else model.with_name(f"{model.stem}.pruned.onnx")
+    asked = calibrating_of(calibration, preset, tokenizer, length, samples, memory, repair, effort, seed)
     from graphprune.output import guard
-    from graphprune.pipeline import Checking, analyse, make_plan, run_plan
+    from graphprune.pipeline import Checking, Choosing, analyse, make_plan, prepare, run_plan
     from graphprune.plan import PruningPlan
     from graphprune.report import text
 
@@ -210,10 +227,12 @@ def prune(
         looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model, allow_io)
         looking = looking.allowing(decided.allow_io if decided is not None else ())
         analysis = _runnable(analyse(model, looking, progress), run)
+        checking = Checking(run, prove, timing, seconds)
+        known, repairing = prepare(analysis, choosing or Choosing(), checking, asked, progress)
         if decided is None:
             assert choosing is not None
-            decided = make_plan(analysis, choosing, progress)
-        result = run_plan(analysis, decided, Checking(run, prove, timing, seconds), target_path, progress)
+            decided = make_plan(analysis, choosing, progress, known)
+        result = run_plan(analysis, decided, checking, target_path, progress, repairing)
     talk.show({**result.report, "output": str(target_path)}, text.print_prune, str(target_path), verbose)
     talk.warn_if_whole(decided.keep)
     measured = result.report["speedup"]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy.typing as npt
 
 from graphprune.errors import UsageError
 from graphprune.runtime import Runtime
 from graphprune.sizes import Shapes
+
+Allocation: TypeAlias = Literal["auto", "uniform", "global", "error"]
+"""Who gives up how much."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,54 @@ class Choosing:
     sparsity: float | None = None
     targets: Mapping[str, float] = field(default_factory=dict)
     speedup: float | None = None
-    criterion: str = "l2"
+    criterion: str = "auto"
     aggregate: str = "sum"
     normalise: str = "mean"
-    allocation: Literal["uniform", "global"] = "uniform"
+    allocation: Allocation = "auto"
     align: int | Literal["auto"] = "auto"
     floor: float = 0.1
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Calibrating:
+    """What a model is run on to see what its layers read, and how it is repaired with that.
+
+    `calibration` is a path, a dict of arrays, a CalibrationDataReader or an iterable; None or "none": inputs are made
+    up; "noise", "ood:PATH"; "off": nothing is run. At most `samples` are used; sums of statistics take at most `memory`
+    GB. `repair` is auto, none, symmetric or sequential; `effort` low, medium or high.
+    """
+
+    calibration: Any = None
+    preset: str | None = None
+    tokenizer: str | None = None
+    length: int | None = None
+    samples: int = 512
+    memory: float = 2.0
+    repair: Literal["auto", "none", "symmetric", "sequential"] = "auto"
+    effort: Literal["low", "medium", "high"] = "medium"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("repair", self.repair, REPAIRS), ("effort", self.effort, EFFORTS)):
+            if value not in known:
+                raise UsageError(f"{name} is {value!r}: choose {', '.join(known)}")
+        if self.samples < 1:
+            raise UsageError(f"samples is {self.samples}: give 1 or more")
+        if not self.memory > 0:
+            raise UsageError(f"memory is {self.memory} GB: give more than 0")
+
+    @property
+    def given(self) -> bool:
+        """Whether the caller has data."""
+        return self.calibration is not None and not (
+            isinstance(self.calibration, str) and self.calibration in ("none", "noise", "off")
+        )
+
+
+REPAIRS = ("auto", "none", "symmetric", "sequential")
+EFFORTS = ("low", "medium", "high")
 
 
 @dataclass(frozen=True)

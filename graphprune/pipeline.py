@@ -1,17 +1,18 @@
 """The straight line, from file to proven and timed file; every stage takes frozen values and returns frozen values.
 
-    load -> normalize -> trace -> solve -> score -> allocate -> rewrite -> validate -> measure -> report
+    load -> normalize -> trace -> solve -> calibrate -> score -> allocate -> rewrite -> reconstruct -> validate ->
+    measure -> report
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import onnx_ir as ir
 
@@ -30,7 +31,7 @@ from graphprune.model import (
     tensor_bytes,
     write_into,
 )
-from graphprune.options import Checking, Choosing, Looking, spelled
+from graphprune.options import Calibrating, Checking, Choosing, Looking, spelled
 from graphprune.output import MARK, guard_data, workspace
 from graphprune.plan import PruningPlan
 from graphprune.prove import Proof, prove
@@ -41,16 +42,19 @@ from graphprune.validate import Verdict, check_file, validate
 if TYPE_CHECKING:
     import onnx
 
+    from graphprune.calibrate.knowledge import Knowledge
     from graphprune.measure import Comparison
 
 __all__ = [
-    "MARK", "Analysis", "Checking", "Choosing", "Looking", "Progress", "Result", "analyse", "make_plan", "prune",
-    "run_plan",
+    "MARK", "Analysis", "Calibrating", "Checking", "Choosing", "Looking", "Progress", "Result", "analyse", "make_plan",
+    "prepare", "prune", "run_plan",
 ]
 
 
-def make_plan(analysis: Analysis, choosing: Choosing, progress: Progress = silent) -> PruningPlan:
-    """Score the groups and decide what each gives up.
+def make_plan(
+    analysis: Analysis, choosing: Choosing, progress: Progress = silent, known: Knowledge | None = None
+) -> PruningPlan:
+    """Score the groups and decide what each gives up; by error where statistics are `known`, else by weights alone.
 
     Raises NothingPrunable, UsageError or TargetError.
     """
@@ -62,23 +66,43 @@ def make_plan(analysis: Analysis, choosing: Choosing, progress: Progress = silen
     if not coupling.groups:
         reasons = "; ".join(dict.fromkeys(reason for _, reason, _ in coupling.pins()))
         raise NothingPrunable(f"every axis of every weight is pinned: {reasons[:300] or 'no axis is free'}")
-    progress("scoring")
-    scores = score(coupling, choosing.criterion, choosing.aggregate, choosing.normalise, analysis.looking.seed)
+    criterion = choosing.criterion if choosing.criterion != "auto" else "l2" if known is None else "obs"
+    allocation = choosing.allocation
+    if allocation == "auto":
+        allocation = "error" if criterion == "obs" and choosing.sparsity is None else "uniform"
+    if allocation == "error" and criterion != "obs":
+        raise UsageError("--allocation error goes by error curves: it needs --criterion obs")
     budget = Budget(
         sparsity=choosing.sparsity,
         targets={"macs": 1 / max(choosing.speedup, 1.0)} if choosing.speedup else dict(choosing.targets),
-        allocation=choosing.allocation,
+        allocation=allocation,
         align=detect_alignment() if choosing.align == "auto" else int(choosing.align),
         floor=choosing.floor,
         include=choosing.include,
         exclude=choosing.exclude,
     )
+    progress("scoring")
+    decide = _decider(analysis, criterion, choosing, known, budget.align, progress)
     progress("allocating")
     if choosing.speedup is not None:
         from graphprune.speed import allocate_for_speed
 
-        return named(allocate_for_speed(analysis, scores, budget, choosing.speedup, progress), analysis)
-    return named(allocate(coupling, scores, analysis.costs, budget), analysis)
+        return named(allocate_for_speed(analysis, decide, budget, choosing.speedup, progress), analysis)
+    return named(decide(budget), analysis)
+
+
+def _decider(
+    analysis: Analysis, criterion: str, choosing: Choosing, known: Knowledge | None, align: int, progress: Progress
+) -> Callable[[Budget], PruningPlan]:
+    """Return what makes a plan for a budget: scores or error curves are computed once."""
+    if criterion == "obs":
+        if known is None:
+            raise UsageError("--criterion obs needs calibration, and there is none: see --calibration, and --run")
+        from graphprune.accuracy import deciding
+
+        return deciding(analysis, known, align, progress)
+    scores = score(analysis.coupling, criterion, choosing.aggregate, choosing.normalise, analysis.looking.seed)
+    return lambda budget: allocate(analysis.coupling, scores, analysis.costs, budget)
 
 
 def named(plan: PruningPlan, analysis: Analysis) -> PruningPlan:
@@ -115,8 +139,9 @@ def run_plan(
     checking: Checking,
     output: Path | None = None,
     progress: Progress = silent,
+    repairing: Repairing | None = None,
 ) -> Result:
-    """Rewrite the model by a plan, check it, time it, and write it if everything passed.
+    """Rewrite the model by a plan, repair it, check it, time it, and write it if everything passed.
 
     Raises ValidationError if a check fails (nothing is written then), PlanError if the plan does not fit.
     """
@@ -126,6 +151,10 @@ def run_plan(
     with clock.stage("rewrite"):
         pruned = rearranged(analysis.model, analysis.coupling, chosen)
         pruned.metadata_props[MARK] = f"{__version__}: {len(plan.keep)} channel groups pruned"
+    mended: dict[str, Any] = {}
+    if repairing is not None:
+        with clock.stage("reconstruct"):
+            mended = repairing(analysis, pruned, chosen, progress)
     external = has_external_data(analysis.original) or tensor_bytes(pruned) > EMBED_LIMIT
     folder = output.parent if output is not None else None
     if output is not None:
@@ -167,7 +196,7 @@ def run_plan(
     seconds = {**analysis.seconds, **clock.seconds}
     from graphprune.report.record import Findings, prune_record
 
-    record = prune_record(analysis, plan, after, Findings(proof, verdict, timing, memory), seconds)
+    record = {**prune_record(analysis, plan, after, Findings(proof, verdict, timing, memory), seconds), **mended}
     return Result(pruned, plan, record, analysis.original, analysis.source, external)
 
 
@@ -215,6 +244,7 @@ def prune(
     choosing: Choosing | None = None,
     looking: Looking | None = None,
     checking: Checking | None = None,
+    calibrating: Calibrating | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> Result:
@@ -241,13 +271,35 @@ def prune(
         plan = PruningPlan.load(plan)
     looking = _with(looking or Looking(), groups[Looking])
     analysis = analyse(model, looking if plan is None else looking.allowing(plan.allow_io), progress)
+    checks = _with(checking or Checking(), groups[Checking])
+    asked = _with(calibrating or Calibrating(), groups[Calibrating])
+    known, repairing = prepare(analysis, chosen, checks, asked, progress)
     if plan is None:
-        plan = make_plan(analysis, chosen, progress)
+        plan = make_plan(analysis, chosen, progress, known)
     where = Path(output) if output is not None else None
-    return run_plan(analysis, plan, _with(checking or Checking(), groups[Checking]), where, progress)
+    return run_plan(analysis, plan, checks, where, progress, repairing)
 
 
-_OPTIONS: tuple[type[Any], ...] = (Choosing, Looking, Checking)
+def prepare(
+    analysis: Analysis, choosing: Choosing, checking: Checking, asked: Calibrating, progress: Progress
+) -> tuple[Knowledge | None, Repairing | None]:
+    """Calibrate if anything asks for it; return what is known, and what repairs a pruned model with that."""
+    wanted = asked.given or choosing.criterion in ("auto", "obs") or asked.repair != "none"
+    if not (checking.run and wanted) or asked.calibration == "off" or not analysis.coupling.groups:
+        return None, None
+    from graphprune.accuracy import calibrate, repair, repair_record
+
+    known, remark = calibrate(analysis, asked, progress)
+
+    def repairing(analysis: Analysis, pruned: ir.Model, chosen: Chosen, progress: Progress) -> dict[str, Any]:
+        done = repair(analysis, pruned, chosen, known, asked, progress) if known is not None else None
+        return repair_record(known, done, remark)
+
+    return known, repairing
+
+
+Repairing: TypeAlias = "Callable[[Analysis, ir.Model, Chosen, Progress], dict[str, Any]]"
+_OPTIONS: tuple[type[Any], ...] = (Choosing, Looking, Checking, Calibrating)
 
 
 def _with(value: Any, changes: Mapping[str, Any]) -> Any:

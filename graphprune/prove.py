@@ -84,8 +84,9 @@ def prove(
 
     Inputs and outputs that may change are shuffled with the groups that lie on them. Where not a single bit of the
     outputs changes, the weights may be such that nothing could be seen (all one value, a last layer of zeros): then the
-    proof is repeated on a copy with random weights. So it is where it fails and rounding alone moves the outputs by more
-    than a percent (ties of an untrained detector, say). Raises SessionError if onnxruntime cannot run the dense model.
+    proof is repeated on a copy with random weights. So it is where it fails and rounding alone moves the outputs by
+    more than a percent (ties of an untrained detector, say). Raises SessionError if onnxruntime cannot run the dense
+    model.
     """
     proof = _permuted(model, coupling, reference, seed, progress)
     unseen = proof.passed and proof.max_relative_error == 0.0

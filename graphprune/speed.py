@@ -6,13 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from graphprune.allocate import Budget, allocate
+from graphprune.allocate import Budget
 from graphprune.errors import TargetError
 from graphprune.execute import runnable
 from graphprune.measure import compare_latency
 from graphprune.plan import PruningPlan
 from graphprune.rewrite import arranged, rearranged
-from graphprune.score import Scores
 
 if TYPE_CHECKING:
     from graphprune.pipeline import Analysis
@@ -30,18 +29,19 @@ class _Trial:
 
 
 def allocate_for_speed(
-    analysis: Analysis, scores: Scores, budget: Budget, speedup: float, progress: Callable[[str], None]
+    analysis: Analysis, decide: Callable[[Budget], PruningPlan], budget: Budget, speedup: float,
+    progress: Callable[[str], None],
 ) -> PruningPlan:
     """Return the plan that keeps most MACs among those measured to be `speedup` times faster, to about 3 %.
 
-    Every trial is a real model, timed against the dense one on this machine. Raises TargetError, with the fastest
-    that was measured, if none gets there.
+    `decide` makes a plan for a budget. Every trial is a real model, timed against the dense one on this machine. Raises
+    TargetError, with the fastest that was measured, if none gets there.
     """
     trials: list[_Trial] = []
     low, high, fraction = 0.0, 1.0, 1 / speedup
     while len(trials) < _ROUNDS:
         try:
-            trial = _try(analysis, scores, budget, fraction)
+            trial = _try(analysis, decide, budget, fraction)
         except TargetError:
             low, fraction = fraction, (fraction + high) / 2
             if high - low < 0.02 or (trials and fraction >= min(t.fraction for t in trials)):
@@ -69,8 +69,8 @@ def allocate_for_speed(
     return max(enough, key=lambda t: t.fraction).plan
 
 
-def _try(analysis: Analysis, scores: Scores, budget: Budget, fraction: float) -> _Trial:
-    plan = allocate(analysis.coupling, scores, analysis.costs, replace(budget, targets={"macs": fraction}))
+def _try(analysis: Analysis, decide: Callable[[Budget], PruningPlan], budget: Budget, fraction: float) -> _Trial:
+    plan = decide(replace(budget, targets={"macs": fraction}))
     chosen = plan.chosen(analysis.coupling)
     pruned = rearranged(analysis.model, analysis.coupling, chosen)
     feed = analysis.reference.feeds[0]

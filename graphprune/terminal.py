@@ -9,14 +9,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast, get_args
 
 import typer
 
 from graphprune.errors import UsageError
 
 if TYPE_CHECKING:
-    from graphprune.options import Choosing, Looking
+    from graphprune.options import Calibrating, Choosing, Looking
 
 ModelArg = Annotated[Path, typer.Argument(help="The model, an .onnx file.", show_default=False)]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")]
@@ -36,12 +36,27 @@ TargetOpt = Annotated[
     list[str] | None, typer.Option("--target", help="macs=F, params=F or bytes=F: the fraction to keep; repeatable.")
 ]
 SpeedOpt = Annotated[float | None, typer.Option("--speedup", help="How many times faster, measured on this machine.")]
-CriterionOpt = Annotated[str, typer.Option("--criterion", help="l1, l2, lamp, fpgm, bn_scale or random.")]
+CriterionOpt = Annotated[
+    str, typer.Option("--criterion", help="obs, l1, l2, lamp, fpgm, bn_scale, random; auto: obs or l2.")
+]
+CalibrationOpt = Annotated[
+    str | None,
+    typer.Option("--calibration", help="Data: a file, a folder, ood:PATH; none: made up; noise; off: not calibrated."),
+]
+PresetOpt = Annotated[str | None, typer.Option("--preset", help="How images are scaled: imagenet, 0..1, -1..1, ...")]
+TokenizerOpt = Annotated[str | None, typer.Option("--tokenizer", help="A tokenizer.json, for text.")]
+LengthOpt = Annotated[int | None, typer.Option("--length", help="Length of sequences made of text or sound.")]
+SamplesOpt = Annotated[int, typer.Option("--samples", help="Calibrate with at most so many samples.")]
+MemoryOpt = Annotated[float, typer.Option("--memory", help="GB that statistics may take at a time.")]
+RepairOpt = Annotated[str, typer.Option("--repair", help="auto, none, symmetric or sequential.")]
+EffortOpt = Annotated[str, typer.Option("--effort", help="low, medium or high: how long repair may take.")]
 AggregateOpt = Annotated[str, typer.Option("--aggregate", help="Over a group's weights: sum, mean, max or prod.")]
 NormaliseOpt = Annotated[
     str, typer.Option("--normalise", help="Within a group: none, sum, mean, max, gaussian or lamp.")
 ]
-AllocationOpt = Annotated[str, typer.Option("--allocation", help="uniform: every group alike; global: one threshold.")]
+AllocationOpt = Annotated[
+    str, typer.Option("--allocation", help="error: least summed error; uniform; global: one threshold; auto.")
+]
 AlignOpt = Annotated[str, typer.Option("--align", help="Keep multiples of this; auto: of the machine's vector width.")]
 FloorOpt = Annotated[float, typer.Option("--floor", help="Fraction of every group that always stays.")]
 IncludeOpt = Annotated[list[str] | None, typer.Option("--include", help="Only groups with this pattern; repeatable.")]
@@ -148,18 +163,30 @@ def choosing_of(
     normalise: str, allocation: str, align: str, floor: float, include: list[str] | None, exclude: list[str] | None,
 ) -> Choosing:
     """Read the options that say what goes; raises UsageError."""
-    from graphprune.options import Choosing, parse_targets
+    from graphprune.options import Allocation, Choosing, parse_targets
 
     if sum(x is not None for x in (sparsity, speedup)) + bool(target) != 1:
         raise UsageError("say how much to prune by one of --sparsity, --target, --speedup or --plan")
     if align != "auto" and not (align.isdigit() and int(align) > 0):
         raise UsageError(f"--align {align!r} is neither auto nor a whole number above 0")
-    if allocation not in ("uniform", "global"):
-        raise UsageError(f"--allocation {allocation!r} is neither uniform nor global")
+    if allocation not in get_args(Allocation):
+        raise UsageError(f"--allocation {allocation!r}: choose {', '.join(get_args(Allocation))}")
     return Choosing(
         sparsity, parse_targets(target or []), speedup, criterion, aggregate, normalise,
-        "global" if allocation == "global" else "uniform", "auto" if align == "auto" else int(align), floor,
+        cast(Allocation, allocation), "auto" if align == "auto" else int(align), floor,
         tuple(include or ()), tuple(exclude or ()),
+    )
+
+
+def calibrating_of(
+    calibration: str | None, preset: str | None, tokenizer: str | None, length: int | None, samples: int,
+    memory: float, repair: str, effort: str, seed: int,
+) -> Calibrating:
+    """Read the options of calibration and repair; raises UsageError."""
+    from graphprune.options import Calibrating
+
+    return Calibrating(
+        calibration, preset, tokenizer, length, samples, memory, cast(Any, repair), cast(Any, effort), seed
     )
 
 

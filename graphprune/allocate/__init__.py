@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -86,6 +86,21 @@ def _plan(rungs: Sequence[Ladder], levels: Levels, costs: tuple[Costs, Costs], m
     return PruningPlan(header(dense), keep, sizes, {**meta, "costs": pruned})
 
 
+def planned(
+    coupling: Coupling, keep: Mapping[str, Sequence[int]], costs: CostModel, meta: Mapping[str, Any]
+) -> PruningPlan:
+    """Return the plan that keeps these indices of groups; groups that are not named keep all.
+
+    >>> planned(coupling, {"conv1.weight:0": range(32)}, CostModel(coupling), {})  # doctest: +SKIP
+    """
+    groups = {g.name: g for g in coupling.groups}
+    after = costs({groups[name].dim: len(kept) for name, kept in keep.items()})
+    dense, pruned = ({kind: int(n) for kind, n in asdict(c).items()} for c in (costs({}), after))
+    ordered = {g.name: tuple(sorted(int(i) for i in keep[g.name])) for g in coupling.groups if g.name in keep}
+    sizes = {name: groups[name].size for name in ordered}
+    return PruningPlan(header(dense), ordered, sizes, {**meta, "costs": pruned})
+
+
 def _meta(scores: Scores, budget: Budget) -> dict[str, Any]:
     return {
         "criterion": scores.criterion,
@@ -105,4 +120,5 @@ __all__ = [
     "allocate",
     "allowed_sizes",
     "detect_alignment",
+    "planned",
 ]

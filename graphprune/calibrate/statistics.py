@@ -85,22 +85,26 @@ class Watched:
     """A model run with inner values as outputs."""
 
     def __init__(self, model: ir.Model, names: Iterable[str], threads: int = 0) -> None:
+        from onnx_ir.passes.common import RemoveUnusedNodesPass
+
         widened = model.clone()
         values = all_values(widened)
-        have = {o.name for o in widened.graph.outputs}
         inputs = {v.name for v in widened.graph.inputs}
         self.names = list(dict.fromkeys(names))
         self.given = [n for n in self.names if n in inputs]
         asked = [n for n in self.names if n not in inputs]
-        widened.graph.outputs.extend(values[n] for n in asked if n not in have)
+        widened.graph.outputs.clear()
+        widened.graph.outputs.extend(values[n] for n in asked)
         for n in asked:
             values[n].shape = None
+        if asked:
+            RemoveUnusedNodesPass()(widened)
         self.asked = asked
-        self.session = session(widened, Runtime(threads=threads))
+        self.session = session(widened, Runtime(threads=threads)) if asked else None
 
     def __call__(self, feed: Feed) -> dict[str, npt.NDArray[np.generic]]:
         """Return the values for one feed; inputs are returned as they are."""
-        got = dict(run(self.session, feed, self.asked)) if self.asked else {}
+        got = dict(run(self.session, feed, self.asked)) if self.session is not None else {}
         return {**got, **{n: np.asarray(feed[n]) for n in self.given}}
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from graphprune.allocate.align import allowed_sizes
-from graphprune.axes import Dim
 from graphprune.calibrate.statistics import Gram, Stats
 from graphprune.consumers import Consumer, Consumers
 from graphprune.groups import ChannelGroup, Coupling
@@ -96,11 +96,23 @@ def by_scores(scores: np.ndarray, least: int = 1) -> Curve:
 def _step(coupling: Coupling, group: ChannelGroup, align: int) -> int:
     """Return by how many indices the allocation of a group may change: the smallest difference of allowed sizes."""
     sizes = sorted(allowed_sizes(group, coupling, align))
-    steps = [b - a for a, b in zip(sizes, sizes[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(sizes)]
     return max(min(steps, default=1), 1)
 
 
-def ranked(curve: Curve, scores: np.ndarray | None = None) -> np.ndarray:
+def marginal(curve: Curve) -> np.ndarray:
+    """Return what each index adds to the error when it goes, never less than those before it.
+
+    >>> marginal(by_scores(np.array([3.0, 1.0, 2.0]))).round(3).tolist()
+    [1.0, 0.071, 0.286]
+    """
+    rises = np.maximum.accumulate(np.diff(curve.errors[: len(curve.order) + 1]))
+    out = np.full(curve.size, max(1.0, 2 * float(rises.max(initial=0.0))))
+    out[curve.order] = rises
+    return out
+
+
+def ranked(curve: Curve) -> np.ndarray:
     """Return scores that order indices as a curve does: those that go first are the smallest.
 
     >>> ranked(by_scores(np.array([3.0, 1.0, 2.0]))).argsort().tolist()
@@ -110,5 +122,3 @@ def ranked(curve: Curve, scores: np.ndarray | None = None) -> np.ndarray:
     out[curve.order] = np.arange(len(curve.order))
     return out
 
-
-__all__ = ["Dim", "by_scores", "curves", "problems", "ranked"]

@@ -93,6 +93,7 @@ def print_prune(console: Console, record: Mapping[str, Any], output: str, verbos
     proof = record["proof"]
     if proof:
         console.print(f"proof: {proof_words(proof)}")
+    print_repair(console, record)
     checks = [c["name"] for c in record["checks"] if c["passed"]]
     passed = f"checks passed: {', '.join(dict.fromkeys(checks))}"
     console.print(passed if checks else "not run: checks were switched off")
@@ -106,6 +107,31 @@ def print_prune(console: Console, record: Mapping[str, Any], output: str, verbos
         console.print(table)
         console.print("seconds: " + ", ".join(f"{k} {v:.2f}" for k, v in record["seconds"].items()))
     console.print(f"written: {output}")
+
+
+def print_repair(console: Console, record: Mapping[str, Any]) -> None:
+    """Print what was calibrated with, what repair did, and how far the outputs are from the dense model's."""
+    if record.get("remark"):
+        console.print(record["remark"])
+    if not record.get("calibration"):
+        return
+    data, repair, apart = record["calibration"], record["repair"], record["divergence"]
+    console.print(f"calibrated on {data['used']} samples ({data['source']})")
+    if repair["layers"]:
+        errors = f"{repair['error_before']:.1%} to {repair['error_after']:.1%}"
+        console.print(f"repair: {repair['mode']}, {len(repair['layers'])} layers; mean error of layers {errors}")
+    for before, after in zip(apart["before"], apart["after"], strict=True):
+        console.print(f"output {after['output']!r}: {_apart(after)} (before repair: {_apart(before)})")
+    if apart["damaged"]:
+        console.print("the outputs are damaged: prune less, or give (more) data by --calibration")
+    for said in data["assumed"]:
+        console.print(f"calibration: {said}")
+
+
+def _apart(found: Mapping[str, Any]) -> str:
+    if found["kl"] is not None:
+        return f"KL {found['kl']:.3g}, {found['agree']:.1%} agree"
+    return f"cosine {found['cosine']:.4f}"
 
 
 def print_assumed(console: Console, record: Mapping[str, Any]) -> None:

@@ -1,0 +1,154 @@
+"""What keeps a pruned model accurate, as stages of the pipeline: calibrate, plan by error, repair, compare outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+import onnx_ir as ir
+
+from graphprune.allocate import Budget, allocate, planned
+from graphprune.allocate.error import kept_counts
+from graphprune.analysis import Analysis, Progress
+from graphprune.calibrate.choice import parse_calibration
+from graphprune.calibrate.knowledge import Knowledge, learn
+from graphprune.calibrate.samples import Samples, describe
+from graphprune.calibrate.synthetic import synthetic
+from graphprune.errors import GraphPruneError
+from graphprune.options import Calibrating
+from graphprune.plan import PruningPlan
+from graphprune.quality import Divergence, measure
+from graphprune.reconstruct.curves import curves, marginal, ranked
+from graphprune.reconstruct.mend import Mended, mend
+from graphprune.reconstruct.obs import Curve
+from graphprune.rewrite import Chosen, arranged
+from graphprune.score import Scores, score
+
+_WORK = 1e12  # multiply-accumulates that made-up samples may cost
+_FEWEST = 32
+_STAGES = {"low": 0, "medium": 16, "high": 10**6}
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What repair did: layers, and how far the outputs are from the dense model's before and after."""
+
+    layers: tuple[Mended, ...]
+    before: tuple[Divergence, ...]
+    after: tuple[Divergence, ...]
+    mode: str
+
+    @property
+    def damaged(self) -> bool:
+        return any(d.damaged for d in self.after)
+
+
+def samples_for(analysis: Analysis, asked: Calibrating) -> Samples:
+    """Open calibration data, or make inputs up where there is none; raises UsageError."""
+    choice = parse_calibration(asked.calibration, asked.preset, asked.tokenizer, asked.length)
+    bounds = analysis.index_bounds
+    sizes = dict(analysis.coupling.graph.worlds.natural_inputs)
+    if choice.kind == "data":
+        return choice.open(analysis.model, limit=asked.samples, seed=asked.seed, shapes=sizes, bounds=bounds)
+    macs = max(analysis.dense.macs, 1)
+    count = max(_FEWEST, min(asked.samples, int(_WORK / macs)))
+    kind = "noise" if choice.kind == "noise" else "auto"
+    return synthetic(analysis.model, sizes, kind=kind, count=count, seed=asked.seed, bounds=bounds)
+
+
+def calibrate(analysis: Analysis, asked: Calibrating, progress: Progress) -> tuple[Knowledge | None, str]:
+    """Return what running the model on samples tells, or None and why there is nothing.
+
+    Where the caller gave data, what is wrong with it is raised; made-up inputs that do not work are only a remark.
+    """
+    if asked.calibration == "off":
+        return None, ""
+    try:
+        samples = samples_for(analysis, asked)
+        known = learn(
+            analysis, samples, limit=int(asked.memory * 1e9), seed=asked.seed, progress=progress
+        )
+    except GraphPruneError as error:
+        if asked.given:
+            raise
+        return None, f"not calibrated: made-up inputs do not work here ({error})"
+    if not known.stats.fit:
+        return None, "not calibrated: no layer of this model can be fitted anew"
+    return known, ""
+
+
+def deciding(
+    analysis: Analysis, known: Knowledge, align: int, progress: Progress
+) -> Callable[[Budget], PruningPlan]:
+    """Return what makes plans by the error curves of all groups, computed once.
+
+    With the allocation `error` a plan's layers have the least summed error, as repair would leave it.
+    """
+    coupling = analysis.coupling
+    fallback = score(coupling, "l2").by_group
+    found = curves(coupling, coupling.groups, known.consumers, known.stats, fallback, align=align, progress=progress)
+    return lambda budget: _planned(analysis, found, budget)
+
+
+def _planned(analysis: Analysis, found: Mapping[str, Curve], budget: Budget) -> PruningPlan:
+    coupling = analysis.coupling
+    if budget.allocation == "error":
+        counts = kept_counts(coupling, {n: c.by_width() for n, c in found.items()}, analysis.costs, budget)
+        keep = {name: found[name].kept(n).tolist() for name, n in counts.items() if n < found[name].size}
+        return planned(coupling, keep, analysis.costs, {"criterion": "obs", "allocation": "error",
+                                                        "budget": budget.to_json()})
+    order = marginal if budget.allocation == "global" else ranked
+    scores = Scores({name: order(c) for name, c in found.items()}, "obs", "sum", "none")
+    return allocate(coupling, scores, analysis.costs, budget)
+
+
+def repair(
+    analysis: Analysis, pruned: ir.Model, chosen: Chosen, known: Knowledge, asked: Calibrating, progress: Progress
+) -> Repaired:
+    """Repair a pruned model in place, and measure its outputs before and after; what makes them worse is undone."""
+    threads = analysis.looking.runtime.threads
+
+    def looked() -> tuple[Divergence, ...]:
+        def arrange(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+            return arranged(arrays, analysis.coupling, chosen)
+
+        return tuple(measure(analysis.model, pruned, known, arrange, threads))
+
+    progress("comparing outputs")
+    before = looked()
+    mode = asked.repair if asked.repair != "auto" else "sequential" if _STAGES[asked.effort] else "symmetric"
+    layers: list[Mended] = []
+    if mode != "none":
+        layers = mend(
+            analysis.model, pruned, analysis.coupling, chosen, known, sequential=mode == "sequential",
+            stages=max(_STAGES[asked.effort], 1), threads=threads, progress=progress,
+        )
+    return Repaired(tuple(layers), before, looked() if layers else before, mode)
+
+
+def repair_record(known: Knowledge | None, done: Repaired | None, remark: str) -> dict[str, Any]:
+    """Return what a report says of calibration and repair."""
+    if known is None or done is None:
+        return {"calibration": None, "repair": None, "divergence": None, "remark": remark}
+    return {
+        "calibration": {
+            **describe(known.samples), "used": known.stats.samples, "left_out": dict(known.consumers.left_out)
+        },
+        "repair": {
+            "mode": done.mode,
+            "layers": [asdict(x) for x in done.layers],
+            "error_before": _mean([x.before for x in done.layers]),
+            "error_after": _mean([x.after for x in done.layers]),
+        },
+        "divergence": {
+            "before": [d.record() for d in done.before], "after": [d.record() for d in done.after],
+            "damaged": done.damaged,
+        },
+        "remark": remark,
+    }
+
+
+def _mean(numbers: Sequence[float]) -> float | None:
+    return fmean(numbers) if numbers else None

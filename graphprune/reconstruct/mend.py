@@ -1,0 +1,154 @@
+"""Repair of a pruned model: every layer's weights are fitted anew to what the dense layer gave, in closed form.
+
+Symmetric: each layer by itself, from statistics of the dense model. Sequential: in the order of the graph, each layer
+reads what the model as repaired so far gives it, and is fitted to the dense model's outputs; errors do not add up.
+What held-back samples do not confirm is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import onnx_ir as ir
+
+from graphprune.calibrate.knowledge import Knowledge
+from graphprune.calibrate.statistics import Gram
+from graphprune.groups import Coupling
+from graphprune.model import all_nodes, constant_of
+from graphprune.reconstruct.layers import Layer, Matrix, Part, layer, write
+from graphprune.reconstruct.obs import Quadratic
+from graphprune.reconstruct.paired import Pair, gather_pairs
+from graphprune.reconstruct.ridge import Moments, Refit, repair
+from graphprune.rewrite import Chosen
+
+Progress = Callable[[str], None]
+_STAGES = 16
+
+
+@dataclass(frozen=True)
+class Mended:
+    """What became of one layer: errors on held-back rows, fractions of the output's energy, before and after."""
+
+    node: str
+    before: float
+    after: float
+    strength: float | None
+
+
+def mend(
+    dense: ir.Model,
+    pruned: ir.Model,
+    coupling: Coupling,
+    chosen: Chosen,
+    known: Knowledge,
+    *,
+    sequential: bool = True,
+    stages: int = _STAGES,
+    threads: int = 0,
+    progress: Progress = lambda text: None,
+) -> list[Mended]:
+    """Repair a pruned model in place; `dense` is the normalised model that it was made from.
+
+    Sequential repair takes `stages` runs of both models over the samples (at most one for each layer): layers of one
+    stage do not see each other's repair.
+    """
+    layers = _layers(pruned, coupling, chosen, known)
+    by_itself = [x for x in layers if not sequential or x.consumer.design.answers is None]
+    done = [_symmetric(pruned, x, coupling, known) for x in by_itself if x.touched]
+    rest = [x for x in layers if x not in by_itself]
+    for part in _stages(rest, stages):
+        pairs = gather_pairs(
+            dense, pruned, part, known.samples, batch=known.batch, seed=known.seed, threads=threads, progress=progress
+        )
+        done += [_asymmetric(pruned, x, pairs.fit[x.node], pairs.held.get(x.node)) for x in part]
+    return done
+
+
+def _layers(pruned: ir.Model, coupling: Coupling, chosen: Chosen, known: Knowledge) -> list[Layer]:
+    """Return the consumers that are left, in the graph's order."""
+    nodes = all_nodes(pruned)
+    found = []
+    for c in known.consumers.found:
+        node = nodes.get(c.node)
+        if node is not None and c.key in known.stats.fit:
+            attributes = {k: _plain(a.value) for k, a in node.attributes.items()}
+            made = layer(c, coupling, chosen, attributes)
+            if made is not None:
+                found.append(made)
+    return found
+
+
+def _plain(value: object) -> object:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _stages(layers: Sequence[Layer], number: int) -> list[list[Layer]]:
+    """Cut layers into so many stretches, as equal as can be."""
+    number = max(1, min(number, len(layers)))
+    cuts = [round(k * len(layers) / number) for k in range(number + 1)]
+    return [list(layers[a:b]) for a, b in pairwise(cuts) if b > a]
+
+
+def _symmetric(pruned: ir.Model, each: Layer, coupling: Coupling, known: Knowledge) -> Mended:
+    weight = coupling.graph.weights[each.consumer.weight]
+    matrix = np.asarray(each.consumer.design.matrix(weight.read()), np.float64)
+    biased = each.design.answers is not None or each.design.bias is not None
+    refits = []
+    for part in each.parts:
+        sums = known.stats.fit[each.consumer.key], known.stats.held.get(each.consumer.key)
+        fit, held = (_moments(g, part, matrix, biased) for g in (sums[0], sums[1] or sums[0]))
+        refits.append(repair(fit, held, matrix[part.block][np.ix_(part.columns, part.outputs)], biased=biased))
+    return _finish(pruned, each, refits, biased)
+
+
+def _moments(gram: Gram, part: Part, matrix: Matrix, biased: bool) -> Moments:
+    rows = max(gram.rows, 1)
+    quadratic = Quadratic(
+        gram.second[part.block] / rows, gram.first[part.block] / rows, gram.rows,
+        matrix[part.block][:, part.outputs], None, biased,
+    )
+    return Moments.symmetric(quadratic, part.columns)
+
+
+def _asymmetric(pruned: ir.Model, each: Layer, fit: Sequence[Pair], held: Sequence[Pair] | None) -> Mended:
+    node = all_nodes(pruned)[each.node]
+    weight = constant_of(node.inputs[each.design.weight])
+    assert weight is not None
+    matrix = np.asarray(each.design.matrix(weight.numpy()), np.float64)
+    biases = _biases(node, each)
+    refits = []
+    for g in range(len(each.parts)):
+        pairs = fit[g], (held[g] if held is not None else fit[g])
+        moments = [_paired(p, biases[g]) for p in pairs]
+        refits.append(repair(moments[0], moments[1], matrix[g]))
+    return _finish(pruned, each, refits, True)
+
+
+def _biases(node: ir.Node, each: Layer) -> Matrix:
+    """Return what a node adds now, for each block."""
+    place, outputs = each.design.bias, sum(len(p.outputs) for p in each.parts)
+    value = node.inputs[place] if place is not None and place < len(node.inputs) else None
+    tensor = constant_of(value)
+    if value is None or tensor is None or tensor.size not in (1, outputs):
+        return np.zeros((len(each.parts), outputs // len(each.parts)))
+    array = np.broadcast_to(np.asarray(tensor.numpy(), np.float64).reshape(-1), (outputs,))
+    return array.reshape(len(each.parts), -1)
+
+
+def _paired(pair: Pair, bias: Matrix) -> Moments:
+    """Return the moments of inputs and of outputs without what is added to them."""
+    n = max(pair.rows, 1)
+    mean, target = pair.x / n, pair.y / n
+    energy = pair.yy / n - 2 * float(target @ bias) + float(bias @ bias)
+    return Moments(pair.xx / n, mean, pair.xy / n - np.outer(mean, bias), target - bias, energy, pair.rows)
+
+
+def _finish(pruned: ir.Model, each: Layer, refits: Sequence[Refit], biased: bool) -> Mended:
+    node = all_nodes(pruned)[each.node]
+    write(pruned, node, each, [r.weight for r in refits], [r.bias for r in refits] if biased else None)
+    plain, after = (float(np.mean([getattr(r, k) for r in refits])) for k in ("plain", "error"))
+    strengths = [r.lam for r in refits if r.lam is not None]
+    return Mended(each.node, plain, after, max(strengths, default=None) if strengths else None)
