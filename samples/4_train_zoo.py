@@ -126,18 +126,19 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.scale = heads, (width // heads) ** -0.5
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[n, tokens, width]`` to the same shape."""
-        n, tokens, width = x.shape
-        qkv = self.qkv(self.norm1(x)).reshape(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        n, tokens, _ = x.shape
+        inner = self.qkv.out_features // 3  # not the width of x where somebody has pruned
+        qkv = self.qkv(self.norm1(x)).reshape(n, tokens, 3, self.heads, inner // self.heads).permute(2, 0, 3, 1, 4)
         q, k, v = qkv[0], qkv[1], qkv[2]
-        weights = torch.softmax(q @ k.transpose(-2, -1) * (width // self.heads) ** -0.5, -1)
-        x = x + self.out((weights @ v).transpose(1, 2).reshape(n, tokens, width))
+        weights = torch.softmax(q @ k.transpose(-2, -1) * self.scale, -1)
+        x = x + self.out((weights @ v).transpose(1, 2).reshape(n, tokens, inner))
         mlp: Tensor = self.mlp(self.norm2(x))
         return x + mlp
 

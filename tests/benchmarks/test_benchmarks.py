@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+
+from graphprune.runtime import Runtime, open_session, run
 
 HERE = Path(__file__).resolve().parent
 SAMPLE = HERE.parents[1] / "samples" / "fashion_mnist_resnet.onnx"
@@ -30,6 +35,27 @@ def test_scaling_finds_the_same_groups_in_every_block(kind: str) -> None:
     shared = 1
     assert (small["groups"] - shared) * 5 == (large["groups"] - shared) * 2
     assert scaling.table([small, large]).count("\n") == 3
+
+
+def test_accuracy_counts_what_a_model_gets_right(tmp_path: Path) -> None:
+    """On files of the same form as Fashion-MNIST's, with the sample network's own answers for labels, but for two."""
+    benchmark = script("accuracy")
+    subset = np.load(SAMPLE.with_name("fashion_mnist_subset.npz"))
+    images = subset["images"][:40]
+    session = open_session(str(SAMPLE), Runtime())
+    answers = run(session, {"image": benchmark.normalised(images)})["logits"].argmax(1).astype(np.uint8)
+    answers[:2] = (answers[:2] + 1) % 10
+    for name in ("train", "t10k"):
+        (tmp_path / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(16) + images.tobytes()))
+        (tmp_path / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(8) + answers.tobytes()))
+    out = tmp_path / "rows.json"
+    words = ["--data", str(tmp_path), "--targets", "0.5", "--set", "L2: --calibration off", "--samples", "8", "--json", str(out)]
+    benchmark.main([str(SAMPLE), *words])
+    dense, pruned = json.loads(out.read_text())
+    assert dense["accuracy"] == 38 / 40 and dense["macs"] == 1
+    assert pruned["method"] == "L2" and abs(pruned["macs"] - 0.5) < 0.02 and 0 <= pruned["accuracy"] <= 1
+    lines = benchmark.table([dense, pruned]).splitlines()
+    assert lines[0].endswith("| 0.5 of the MACs |") and "(95.0) | L2 |" in lines[2]
 
 
 def test_against_peers_times_graphprune_without_any_peer() -> None:
