@@ -121,7 +121,7 @@ def scores(quadratics: Group, blocks: Sequence[Blocks], damping: float = DAMPING
     index c owns.
 
     >>> q = Quadratic(np.eye(2), np.zeros(2), 9, np.array([[1.0], [2.0]]))
-    >>> scores([q], [[np.array([0]), np.array([1])]], damping=0.0).tolist()
+    >>> scores([q], [[np.array([0]), np.array([1])]], damping=0.0).round(6).tolist()
     [0.2, 0.8]
 
     Raises ValueError if two indices own the same column, or if the numbers of indices differ.
