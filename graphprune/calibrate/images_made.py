@@ -1,4 +1,4 @@
-"""Images that nobody took: shapes, dead leaves, 1/f noise, white noise; arrays [n, channels, height, width].
+"""Images that nobody took: shapes, things, dead leaves, 1/f and white noise; arrays [n, channels, height, width].
 
 All are drawn for the whole batch at once and are of mean 0 and deviation 1 over many images, per channel, so that
 contrast and brightness differ from image to image as they do in photographs. Structure is what counts: with shapes a
@@ -18,9 +18,8 @@ Images: TypeAlias = npt.NDArray[np.float32]
 Draw: TypeAlias = "Callable[[np.random.Generator, int, int, tuple[int, int]], Images]"
 
 _SHAPES = (3, 14)  # how many shapes an image has, from and to
-_BLACK = (0.9, 0.4)  # how many backgrounds are black, of grey images (scans, letters, X-rays: things on plain ground)
-#                      and of coloured ones
-_MIRRORED = 0.5  # of the grey images are symmetric, as things are
+_BLACK, _BLACK_THINGS = 0.4, 0.9  # how many backgrounds are black
+_MIRRORED = 0.5  # how many things are symmetric
 _LEAVES = 60
 _FINEST = 128  # pixels a side above which leaves are drawn at half the size
 _MEASURED = 64  # images, of so many pixels a side, that tell mean and deviation of a kind
@@ -28,7 +27,7 @@ _PEPPER = 0x5EED
 
 
 def images(kind: str, rng: np.random.Generator, count: int, channels: int, size: tuple[int, int]) -> Images:
-    """Return images of a kind: "shapes", "leaves", "pink" or "noise".
+    """Return images of a kind: "shapes", "things", "leaves", "pink" or "noise".
 
     >>> images("shapes", np.random.default_rng(0), 2, 3, (32, 32)).shape
     (2, 3, 32, 32)
@@ -110,11 +109,11 @@ def _paint(
         np.copyto(canvas[:, k], _flat(colour[:, k]) + wave, where=inside)
 
 
-def _background(rng: np.random.Generator, count: int, channels: int, grid: _Grid) -> Images:
+def _background(rng: np.random.Generator, count: int, channels: int, grid: _Grid, black: float = _BLACK) -> Images:
     """Return plain backgrounds, some of them black, a third with a gradient."""
     colour = colours(rng, count, channels)
     one = rng.random((3, count), np.float32)
-    colour *= (one[0] >= _BLACK[channels > 1])[:, None]
+    colour *= (one[0] >= black)[:, None]
     slope = np.where(one[1] < 1 / 3, 0.4, 0).astype(np.float32)
     zero = np.zeros(count, np.float32)
     ramp = _flat(slope) * grid.along(6.3 * one[2], zero, zero, zero + 1)
@@ -124,23 +123,27 @@ def _background(rng: np.random.Generator, count: int, channels: int, grid: _Grid
 
 def shapes(rng: np.random.Generator, count: int, channels: int, size: tuple[int, int]) -> Images:
     """Draw overlapping rectangles and ellipses with flat and sinusoidal shading on plain backgrounds."""
+    return np.clip(_shapes(rng, count, channels, size, _BLACK), 0, 1)
+
+
+def things(rng: np.random.Generator, count: int, channels: int, size: tuple[int, int]) -> Images:
+    """Draw shapes as in `shapes`, nearly all on black, half of the images symmetric: a letter, a garment, an organ."""
+    canvas = _shapes(rng, count, channels, size, _BLACK_THINGS)
+    half, which = size[1] // 2, rng.random(count) < _MIRRORED
+    canvas[which, :, :, size[1] - half :] = canvas[which, :, :, :half][..., ::-1]
+    return np.clip(canvas, 0, 1)
+
+
+def _shapes(rng: np.random.Generator, count: int, channels: int, size: tuple[int, int], black: float) -> Images:
     grid = _Grid(size)
-    canvas = _background(rng, count, channels, grid)
+    canvas = _background(rng, count, channels, grid, black)
     many = rng.integers(*_SHAPES, count)
     for k in range(_SHAPES[1]):
         # From large to small, so that early ones are not lost.
         largest = np.float32(0.9 * 0.85**k)
         radius = 0.06 + largest * rng.random((2, count), np.float32)
         _paint(rng, canvas, grid, (radius[0], radius[1]), k < many)
-    if channels == 1:
-        _mirror(canvas, rng.random(count) < _MIRRORED)
-    return np.clip(canvas, 0, 1, out=canvas)
-
-
-def _mirror(canvas: Images, which: npt.NDArray[np.bool_]) -> None:
-    """Make the right half of some images the left one's mirror image."""
-    half = canvas.shape[3] // 2
-    canvas[which, :, :, canvas.shape[3] - half :] = canvas[which, :, :, :half][..., ::-1]
+    return canvas
 
 
 def leaves(rng: np.random.Generator, count: int, channels: int, size: tuple[int, int]) -> Images:
@@ -177,4 +180,4 @@ def noise(rng: np.random.Generator, count: int, channels: int, size: tuple[int, 
     return rng.standard_normal((count, channels, *size), np.float32)
 
 
-DRAWN: dict[str, Draw] = {"shapes": shapes, "leaves": leaves, "pink": pink, "noise": noise}
+DRAWN: dict[str, Draw] = {"shapes": shapes, "things": things, "leaves": leaves, "pink": pink, "noise": noise}

@@ -27,14 +27,14 @@ from graphprune.inputs import synthesise
 Array: TypeAlias = npt.NDArray[Any]
 
 KINDS = {
-    "image": ("shapes", "leaves", "pink", "noise"),
+    "image": ("shapes", "things", "leaves", "pink", "noise"),
     "wave": ("spectra", "noise"),
     "spectrum": ("spectra", "noise"),
     "series": ("spectra", "noise"),
     "tokens": ("tokens", "uniform"),
     "vectors": ("vectors", "noise"),
 }
-"""Kinds of made-up inputs by what an input holds, the one taken by rule first."""
+"""Kinds of made-up inputs by what an input holds, the one taken by rule first (images of one channel: things)."""
 
 _MOST = 4_000_000  # elements of one batch
 _BATCH = 32
@@ -129,7 +129,7 @@ def synthetic(
 
     `sizes` has the shape of each input in one run; where its first axis is open, samples are counted along it. `kind`
     is "auto" or one of `KINDS`; it holds for the inputs that can be of that kind. With "auto", where the model has
-    stored moments, the kind and contrast with activations nearest to them are taken, otherwise the first of `KINDS`.
+    stored moments, the kind and contrast with activations nearest to them are taken, otherwise that of a rule.
     The same `seed` gives the same numbers. Raises UsageError for a kind that fits no input.
     """
     inputs = read(model, sizes, bounds)
@@ -139,7 +139,7 @@ def synthetic(
         raise UsageError(f"no made-up inputs are called {kind!r}: choose auto, {', '.join(names)}")
     if kind != "auto" and kind not in known:
         raise UsageError(f"no input of the model can be made of {kind!r}; its inputs can be {', '.join(sorted(known))}")
-    kinds = {c.name: kind if kind in KINDS[c.what] else KINDS[c.what][0] for c in inputs.contents}
+    kinds = {c.name: kind if kind in KINDS[c.what] else _by_rule(c, sizes[c.name]) for c in inputs.contents}
     biggest = max((prod(sizes[c.name]) for c in inputs.contents), default=1)
     batch = int(min(_BATCH, max(_MOST // max(biggest, 1), 1)))
     texts = own_text.prepare(model, inputs, sizes, count, seed)
@@ -155,6 +155,12 @@ def synthetic(
         (*said, *(texts.said), *others),
         dict(inputs.axes),
     )
+
+
+def _by_rule(c: Content, shape: tuple[int, ...]) -> str:
+    """Return the kind to take where nothing is known: images of one channel mostly show things on plain ground."""
+    grey = c.what == "image" and (c.channel is None or shape[c.channel] == 1)
+    return "things" if grey else KINDS[c.what][0]
 
 
 def _other_inputs(maker: _Maker) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ def test_accuracy_counts_what_a_model_gets_right(tmp_path: Path) -> None:
         (tmp_path / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(16) + images.tobytes()))
         (tmp_path / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(8) + answers.tobytes()))
     out = tmp_path / "rows.json"
-    words = ["--data", str(tmp_path), "--targets", "0.5", "--set", "L2: --calibration off", "--samples", "8", "--json", str(out)]
+    words = ["--data", str(tmp_path), "--targets", "0.5", "--set", "L2: --calibration off", "--json", str(out)]
     benchmark.main([str(SAMPLE), *words])
     dense, pruned = json.loads(out.read_text())
     assert dense["accuracy"] == 38 / 40 and dense["macs"] == 1
