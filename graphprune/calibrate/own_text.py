@@ -20,7 +20,7 @@ from graphprune.runtime import Runtime, run
 
 Array: TypeAlias = npt.NDArray[Any]
 
-_WORK = 4e12  # multiply-adds to spend on writing: a minute or so on two cores
+_WORK = 2e12  # multiply-adds to spend on writing: a minute or so on two cores
 _PASSES = 16
 _LENGTH = 64
 _AT_ONCE = 8
