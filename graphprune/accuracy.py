@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
 import onnx_ir as ir
 
@@ -17,7 +17,7 @@ from graphprune.calibrate.knowledge import Knowledge, learn
 from graphprune.calibrate.samples import Samples, describe
 from graphprune.calibrate.synthetic import synthetic
 from graphprune.errors import GraphPruneError
-from graphprune.options import Calibrating
+from graphprune.options import Calibrating, Checking, Choosing
 from graphprune.plan import PruningPlan
 from graphprune.quality import Divergence, measure
 from graphprune.reconstruct.curves import curves, marginal, ranked
@@ -29,6 +29,10 @@ from graphprune.score import Scores, score
 _WORK = 1e12  # multiply-accumulates that made-up samples may cost
 _FEWEST = 32
 _STAGES = {"low": 0, "medium": 16, "high": 10**6}
+
+
+Repairing: TypeAlias = "Callable[[Analysis, ir.Model, Chosen, Progress], dict[str, Any]]"
+"""Repairs a pruned model in place, and returns what a report says of it."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,27 @@ class Repaired:
         return any(d.damaged for d in self.after)
 
 
+def prepare(
+    analysis: Analysis, choosing: Choosing, checking: Checking, asked: Calibrating, progress: Progress
+) -> tuple[Knowledge | None, Repairing | None]:
+    """Calibrate if anything asks for it; return what is known, and what repairs a pruned model with that."""
+    wanted = asked.given or choosing.criterion in ("auto", "obs") or asked.repair != "none"
+    if not (checking.run and wanted) or asked.calibration == "off" or not analysis.coupling.groups:
+        return None, None
+    known, remark = calibrate(analysis, asked, progress)
+
+    def repairing(analysis: Analysis, pruned: ir.Model, chosen: Chosen, progress: Progress) -> dict[str, Any]:
+        done = repair(analysis, pruned, chosen, known, asked, progress) if known is not None else None
+        return repair_record(known, done, remark)
+
+    return known, repairing
+
+
 def samples_for(analysis: Analysis, asked: Calibrating) -> Samples:
     """Open calibration data, or make inputs up where there is none; raises UsageError."""
     choice = parse_calibration(asked.calibration, asked.preset, asked.tokenizer, asked.length)
     bounds = analysis.index_bounds
-    sizes = dict(analysis.coupling.graph.worlds.natural_inputs)
+    sizes = {name: tuple(a.shape) for name, a in analysis.reference.feeds[0].items()}
     if choice.kind == "data":
         return choice.open(analysis.model, limit=asked.samples, seed=asked.seed, shapes=sizes, bounds=bounds)
     macs = max(analysis.dense.macs, 1)

@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
 from graphprune import __version__
+from graphprune.accuracy import Repairing, deciding, prepare
 from graphprune.allocate import Budget, allocate
 from graphprune.allocate.align import detect_alignment
 from graphprune.analysis import Analysis, Clock, Progress, analyse, silent
@@ -98,8 +99,6 @@ def _decider(
     if criterion == "obs":
         if known is None:
             raise UsageError("--criterion obs needs calibration, and there is none: see --calibration, and --run")
-        from graphprune.accuracy import deciding
-
         return deciding(analysis, known, align, progress)
     scores = score(analysis.coupling, criterion, choosing.aggregate, choosing.normalise, analysis.looking.seed)
     return lambda budget: allocate(analysis.coupling, scores, analysis.costs, budget)
@@ -148,13 +147,7 @@ def run_plan(
     clock = Clock()
     chosen = plan.chosen(analysis.coupling)
     after = analysis.costs(plan.sizes_of(analysis.coupling))
-    with clock.stage("rewrite"):
-        pruned = rearranged(analysis.model, analysis.coupling, chosen)
-        pruned.metadata_props[MARK] = f"{__version__}: {len(plan.keep)} channel groups pruned"
-    mended: dict[str, Any] = {}
-    if repairing is not None:
-        with clock.stage("reconstruct"):
-            mended = repairing(analysis, pruned, chosen, progress)
+    pruned, mended = _rewritten(analysis, plan, chosen, repairing, clock, progress)
     external = has_external_data(analysis.original) or tensor_bytes(pruned) > EMBED_LIMIT
     folder = output.parent if output is not None else None
     if output is not None:
@@ -198,6 +191,19 @@ def run_plan(
 
     record = {**prune_record(analysis, plan, after, Findings(proof, verdict, timing, memory), seconds), **mended}
     return Result(pruned, plan, record, analysis.original, analysis.source, external)
+
+
+def _rewritten(
+    analysis: Analysis, plan: PruningPlan, chosen: Chosen, repairing: Repairing | None, clock: Clock, progress: Progress
+) -> tuple[ir.Model, dict[str, Any]]:
+    """Return the pruned model, repaired if that is asked for, and what the report says of the repair."""
+    with clock.stage("rewrite"):
+        pruned = rearranged(analysis.model, analysis.coupling, chosen)
+        pruned.metadata_props[MARK] = f"{__version__}: {len(plan.keep)} channel groups pruned"
+    if repairing is None:
+        return pruned, {}
+    with clock.stage("reconstruct"):
+        return pruned, repairing(analysis, pruned, chosen, progress)
 
 
 def _passes(analysis: Analysis) -> bool:
@@ -272,7 +278,7 @@ def prune(
     looking = _with(looking or Looking(), groups[Looking])
     analysis = analyse(model, looking if plan is None else looking.allowing(plan.allow_io), progress)
     checks = _with(checking or Checking(), groups[Checking])
-    asked = _with(calibrating or Calibrating(), groups[Calibrating])
+    asked = _with(calibrating or Calibrating(), {**groups[Calibrating], "seed": analysis.looking.seed})
     known, repairing = prepare(analysis, chosen, checks, asked, progress)
     if plan is None:
         plan = make_plan(analysis, chosen, progress, known)
@@ -280,25 +286,6 @@ def prune(
     return run_plan(analysis, plan, checks, where, progress, repairing)
 
 
-def prepare(
-    analysis: Analysis, choosing: Choosing, checking: Checking, asked: Calibrating, progress: Progress
-) -> tuple[Knowledge | None, Repairing | None]:
-    """Calibrate if anything asks for it; return what is known, and what repairs a pruned model with that."""
-    wanted = asked.given or choosing.criterion in ("auto", "obs") or asked.repair != "none"
-    if not (checking.run and wanted) or asked.calibration == "off" or not analysis.coupling.groups:
-        return None, None
-    from graphprune.accuracy import calibrate, repair, repair_record
-
-    known, remark = calibrate(analysis, asked, progress)
-
-    def repairing(analysis: Analysis, pruned: ir.Model, chosen: Chosen, progress: Progress) -> dict[str, Any]:
-        done = repair(analysis, pruned, chosen, known, asked, progress) if known is not None else None
-        return repair_record(known, done, remark)
-
-    return known, repairing
-
-
-Repairing: TypeAlias = "Callable[[Analysis, ir.Model, Chosen, Progress], dict[str, Any]]"
 _OPTIONS: tuple[type[Any], ...] = (Choosing, Looking, Checking, Calibrating)
 
 

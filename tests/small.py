@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 FLOAT = TensorProto.FLOAT
 
 
-FAST = ("--no-prove", "--no-time")
+FAST = ("--no-prove", "--no-time", "--calibration", "off")
 """Options of `prune` for tests of other things."""
 
 

@@ -16,7 +16,7 @@ from small import array_of, cnn, mlp, put, shapes_of
 import graphprune
 from graphprune.errors import GraphPruneError, NothingPrunable, PlanError, TargetError, UsageError
 
-FAST: dict[str, Any] = {"time": False, "prove": False, "align": 1}
+FAST: dict[str, Any] = {"time": False, "prove": False, "align": 1, "calibration": "off"}
 
 
 def test_public_names_exist_and_importing_is_cheap() -> None:

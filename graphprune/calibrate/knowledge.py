@@ -10,6 +10,7 @@ from graphprune.analysis import Analysis
 from graphprune.calibrate.samples import Samples
 from graphprune.calibrate.statistics import LIMIT, Stats, gather
 from graphprune.consumers import Consumers, consumers
+from graphprune.errors import SessionError
 from graphprune.sizes import input_symbols
 
 Progress = Callable[[str], None]
@@ -40,24 +41,38 @@ def learn(
     Raises UsageError where samples do not fit the model or give numbers that are not finite.
     """
     found = consumers(analysis.coupling)
-    batch = batch_of(analysis, found, samples.count)
+    batch = batch_of(analysis, found, samples)
     threads = analysis.looking.runtime.threads
-    stats = gather(
-        analysis.model, found.found, samples, batch=batch, seed=seed, limit=limit, threads=threads, progress=progress
-    )
+
+    def run(batch: int) -> Stats:
+        return gather(
+            analysis.model, found.found, samples, batch=batch, seed=seed, limit=limit, threads=threads,
+            progress=progress,
+        )
+
+    try:
+        stats = run(batch)
+    except SessionError:
+        if batch == 1:
+            raise
+        batch = 1  # a file may leave its batch open and yet take one sample only
+        stats = run(batch)
     return Knowledge(samples, found, stats, batch, seed)
 
 
-def batch_of(analysis: Analysis, found: Consumers, count: int | None) -> int:
+def batch_of(analysis: Analysis, found: Consumers, samples: Samples) -> int:
     """Return how many samples to run at once: the model's own number, else what fits into 200 MB of activations.
 
     At least ten batches are made of the samples, so that some can be held back.
     """
-    fixed = [s[0] for s in input_symbols(analysis.model).values() if s and isinstance(s[0], int)]
-    if fixed:
-        return max(fixed)
+    axes = samples.axes if samples.axes is not None else {n: 0 for n, s in input_symbols(analysis.model).items() if s}
+    symbols = input_symbols(analysis.model)
+    sizes = [symbols[n][k] for n, k in axes.items() if k < len(symbols.get(n, ()))]
+    fixed = [n for n in sizes if isinstance(n, int)]
+    if fixed or not sizes:
+        return max(fixed, default=1)
     shapes, inputs = analysis.coupling.graph.worlds.natural.shapes, analysis.coupling.graph.worlds.natural_inputs
-    samples = max((s[0] for s in inputs.values() if s), default=1)
-    used = sum(4 * prod(shapes.get(c.data, ())) for c in found.found) / max(samples, 1)
+    rows = max((inputs[n][k] for n, k in axes.items() if k < len(inputs.get(n, ()))), default=1)
+    used = sum(4 * prod(shapes.get(c.data, ())) for c in found.found) / max(rows, 1)
     most = max(1, min(_MOST, int(_BYTES / max(used, 1))))
-    return max(1, min(most, (count or most * _BATCHES) // _BATCHES))
+    return max(1, min(most, (samples.count or most * _BATCHES) // _BATCHES))

@@ -22,7 +22,7 @@ from graphprune.reconstruct.layers import Layer, Matrix, Part, layer, write
 from graphprune.reconstruct.obs import Quadratic
 from graphprune.reconstruct.paired import Pair, gather_pairs
 from graphprune.reconstruct.ridge import Moments, Refit, repair
-from graphprune.rewrite import Chosen
+from graphprune.rewrite import Chosen, arranged
 
 Progress = Callable[[str], None]
 _STAGES = 16
@@ -61,7 +61,8 @@ def mend(
     rest = [x for x in layers if x not in by_itself]
     for part in _stages(rest, stages):
         pairs = gather_pairs(
-            dense, pruned, part, known.samples, batch=known.batch, seed=known.seed, threads=threads, progress=progress
+            dense, pruned, part, known.samples, batch=known.batch, seed=known.seed, threads=threads,
+            arrange=lambda feed: arranged(feed, coupling, chosen), progress=progress,
         )
         done += [_asymmetric(pruned, x, pairs.fit[x.node], pairs.held.get(x.node)) for x in part]
     return done

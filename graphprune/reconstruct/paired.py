@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphprune.calibrate.samples import Samples
+from graphprune.calibrate.samples import Feed, Samples
 from graphprune.calibrate.statistics import HELD, Sampler, Watched, positions_wanted
 from graphprune.reconstruct.layers import Layer
 
 Matrix = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
+Arrange = Callable[[Feed], Feed]
 _BLOCK = 4096
 
 
@@ -58,16 +59,19 @@ class Paired:
 
 def gather_pairs(
     dense: ir.Model, pruned: ir.Model, layers: Sequence[Layer], samples: Samples, *, batch: int = 16, seed: int = 0,
-    threads: int = 0, progress: Progress = lambda text: None,
+    threads: int = 0, arrange: Arrange = lambda feed: feed, progress: Progress = lambda text: None,
 ) -> Paired:
-    """Run both models on the same samples and sum up, for layers whose output is a plain product."""
+    """Run both models on the same samples and sum up, for layers whose output is a plain product.
+
+    `arrange` gives the dense model's inputs as the pruned one takes them.
+    """
     before = Watched(dense, [x.consumer.output for x in layers], threads)
     after = Watched(pruned, [x.consumer.data for x in layers], threads)
     fit: dict[str, list[Pair]] = {}
     held: dict[str, list[Pair]] = {}
     for number, feed in enumerate(samples.batches(batch)):
         progress(f"refitting {layers[0].node}: batch {number + 1}")
-        were, are = before(feed), after(feed)
+        were, are = before(feed), after(arrange(feed))
         into = held if number % HELD == HELD - 1 else fit
         for each in layers:
             wanted = positions_wanted(each.consumer.width, samples.count or 256)
