@@ -16,7 +16,7 @@ from graphprune.calibrate.choice import parse_calibration
 from graphprune.calibrate.knowledge import Knowledge, learn
 from graphprune.calibrate.samples import Samples, describe
 from graphprune.calibrate.synthetic import synthetic
-from graphprune.errors import GraphPruneError
+from graphprune.errors import GraphPruneError, SessionError
 from graphprune.options import Calibrating, Checking, Choosing
 from graphprune.plan import PruningPlan
 from graphprune.quality import Divergence, measure
@@ -59,7 +59,10 @@ def prepare(
     known, remark = calibrate(analysis, asked, progress)
 
     def repairing(analysis: Analysis, pruned: ir.Model, chosen: Chosen, progress: Progress) -> dict[str, Any]:
-        done = repair(analysis, pruned, chosen, known, asked, progress) if known is not None else None
+        try:
+            done = repair(analysis, pruned, chosen, known, asked, progress) if known is not None else None
+        except SessionError as error:  # a model that does not run is told of by its checks
+            return repair_record(None, None, f"not repaired: {error}")
         return repair_record(known, done, remark)
 
     return known, repairing

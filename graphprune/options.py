@@ -62,6 +62,25 @@ class Choosing:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
+    def settled(self, calibrated: bool) -> tuple[str, Allocation]:
+        """Return criterion and allocation with `auto` resolved; raises UsageError where they contradict each other.
+
+        >>> Choosing(targets={"macs": 0.5}).settled(calibrated=True)
+        ('obs', 'error')
+        >>> Choosing(0.5, normalise="max").settled(calibrated=True)  # how scores of weights are scaled
+        ('l2', 'uniform')
+        """
+        scaled = (self.aggregate, self.normalise) != ("sum", "mean")
+        criterion = self.criterion if self.criterion != "auto" else "obs" if calibrated and not scaled else "l2"
+        if criterion == "obs" and scaled:
+            raise UsageError("--aggregate and --normalise are for criteria of weights, not for --criterion obs")
+        allocation = self.allocation
+        if allocation == "auto":
+            allocation = "error" if criterion == "obs" and self.sparsity is None else "uniform"
+        if allocation == "error" and criterion != "obs":
+            raise UsageError("--allocation error goes by error curves: it needs --criterion obs, and calibration")
+        return criterion, allocation
+
 
 @dataclass(frozen=True)
 class Calibrating:

@@ -67,12 +67,7 @@ def make_plan(
     if not coupling.groups:
         reasons = "; ".join(dict.fromkeys(reason for _, reason, _ in coupling.pins()))
         raise NothingPrunable(f"every axis of every weight is pinned: {reasons[:300] or 'no axis is free'}")
-    criterion = choosing.criterion if choosing.criterion != "auto" else "l2" if known is None else "obs"
-    allocation = choosing.allocation
-    if allocation == "auto":
-        allocation = "error" if criterion == "obs" and choosing.sparsity is None else "uniform"
-    if allocation == "error" and criterion != "obs":
-        raise UsageError("--allocation error goes by error curves: it needs --criterion obs")
+    criterion, allocation = choosing.settled(known is not None)
     budget = Budget(
         sparsity=choosing.sparsity,
         targets={"macs": 1 / max(choosing.speedup, 1.0)} if choosing.speedup else dict(choosing.targets),
@@ -147,12 +142,17 @@ def run_plan(
     clock = Clock()
     chosen = plan.chosen(analysis.coupling)
     after = analysis.costs(plan.sizes_of(analysis.coupling))
+    proof: Proof | None = None
+    if checking.run and checking.prove:  # before any work that a wrong group would make useless
+        with clock.stage("prove"):
+            seed = analysis.looking.seed
+            proof = prove(analysis.model, analysis.coupling, analysis.calmest, seed=seed, progress=progress)
+        require(proof)
     pruned, mended = _rewritten(analysis, plan, chosen, repairing, clock, progress)
     external = has_external_data(analysis.original) or tensor_bytes(pruned) > EMBED_LIMIT
     folder = output.parent if output is not None else None
     if output is not None:
         guard_data(output, analysis.original, analysis.source)
-    proof: Proof | None = None
     verdict: Verdict | None = None
     timing: Comparison | None = None
     memory: tuple[float | None, float | None] = (None, None)
@@ -172,12 +172,6 @@ def run_plan(
                 )
             if not verdict.passed:
                 raise ValidationError(f"the pruned model failed its checks, nothing was written: {verdict.failures}")
-        if checking.run and checking.prove:
-            with clock.stage("prove"):
-                proof = prove(
-                    analysis.model, analysis.coupling, analysis.calmest, seed=analysis.looking.seed, progress=progress
-                )
-            require(proof)
         if checking.run and checking.time and not analysis.reference.converted:
             with clock.stage("measure"):
                 progress("timing")

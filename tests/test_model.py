@@ -18,7 +18,7 @@ from graphprune.errors import ModelError, UsageError
 from graphprune.model import Mapped, has_external_data, is_marked, load, save
 from graphprune.output import MARK
 
-FAST = {"time": False, "align": 1}
+FAST = {"time": False, "align": 1, "calibration": "off"}
 
 
 def groups(model: Any) -> list[tuple[str, int, int, tuple[Any, ...]]]:

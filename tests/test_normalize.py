@@ -16,7 +16,7 @@ from graphprune.as_float32 import as_float32, other_floats
 from graphprune.normalize import normalize
 from graphprune.prove import prove
 
-FAST = {"time": False, "align": 1}
+FAST = {"time": False, "align": 1, "calibration": "off"}
 
 
 def sizes(proto: onnx.ModelProto) -> list[int]:

@@ -216,4 +216,5 @@ def _tried(
     least = min((r.error for r in found), default=np.inf)
     if not least < limit:
         return None
-    return next(r for r in reversed(found) if r.error <= min(least * _AS_GOOD, limit))
+    good = least + abs(least) * (_AS_GOOD - 1)  # an error of nothing may come out negative
+    return next(r for r in reversed(found) if r.error <= min(good, limit))
