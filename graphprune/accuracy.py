@@ -16,7 +16,7 @@ from graphprune.calibrate.choice import parse_calibration
 from graphprune.calibrate.knowledge import Knowledge, learn
 from graphprune.calibrate.samples import Samples, describe
 from graphprune.calibrate.synthetic import synthetic
-from graphprune.errors import GraphPruneError, SessionError
+from graphprune.errors import GraphPruneError, SessionError, UsageError
 from graphprune.options import Calibrating, Checking, Choosing
 from graphprune.plan import PruningPlan
 from graphprune.quality import Divergence, measure
@@ -53,8 +53,10 @@ def prepare(
     analysis: Analysis, choosing: Choosing, checking: Checking, asked: Calibrating, progress: Progress
 ) -> tuple[Knowledge | None, Repairing | None]:
     """Calibrate if anything asks for it; return what is known, and what repairs a pruned model with that."""
-    wanted = asked.given or choosing.criterion in ("auto", "obs") or asked.repair != "none"
-    if not (checking.run and wanted) or asked.calibration == "off" or not analysis.coupling.groups:
+    _agree(checking, asked)
+    said = asked.calibration is not None or asked.repair != "none"
+    wanted = said or choosing.criterion in ("auto", "obs")
+    if not (checking.run and wanted) or _off(asked) or not analysis.coupling.groups:
         return None, None
     known, remark = calibrate(analysis, asked, progress)
 
@@ -66,6 +68,19 @@ def prepare(
         return repair_record(known, done, remark)
 
     return known, repairing
+
+
+def _agree(checking: Checking, asked: Calibrating) -> None:
+    """Raise UsageError where what is asked for would not be done."""
+    off = "--calibration off" if _off(asked) else "" if checking.run else "--no-run"
+    if off and asked.repair not in ("auto", "none"):
+        raise UsageError(f"repair {asked.repair} needs statistics of the model's layers, but {off} is given")
+    if not checking.run and asked.given:
+        raise UsageError("calibration data are given, but with --no-run no model is run on them")
+
+
+def _off(asked: Calibrating) -> bool:
+    return isinstance(asked.calibration, str) and asked.calibration == "off"  # an array would compare its entries
 
 
 def samples_for(analysis: Analysis, asked: Calibrating) -> Samples:
@@ -86,7 +101,7 @@ def calibrate(analysis: Analysis, asked: Calibrating, progress: Progress) -> tup
 
     Where the caller gave data, what is wrong with it is raised; made-up inputs that do not work are only a remark.
     """
-    if asked.calibration == "off":
+    if _off(asked):
         return None, ""
     try:
         samples = samples_for(analysis, asked)

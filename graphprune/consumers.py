@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -113,11 +113,19 @@ def consumers(coupling: Coupling) -> Consumers:
             left_out[op.name] = reason
             continue
         groups, width, _ = design.matrix(np.broadcast_to(np.float32(0), operand.shape)).shape
-        if groups * width % axis.size or (width < axis.size):
+        if width % axis.size or (groups > 1 and not _even(design, operand.shape, width // axis.size)):
             left_out[op.name] = "its groups split the contracted axis"
             continue
         found.append(Consumer(op.name, op, design, operand.name, axis, width // axis.size, groups))
     return Consumers(tuple(found), left_out)
+
+
+def _even(design: Design, shape: Sequence[int], columns: int) -> bool:
+    """Return whether all blocks have all slots of the contracted axis, in order."""
+    numbers = np.arange(shape[design.axis], dtype=np.int64)
+    spread = np.broadcast_to(numbers.reshape([-1 if k == design.axis else 1 for k in range(len(shape))]), shape)
+    matrix = design.matrix(spread)
+    return bool((matrix == (np.arange(matrix.shape[1]) // columns)[:, None]).all())
 
 
 def _readers(coupling: Coupling) -> dict[str, int]:

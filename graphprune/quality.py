@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphprune.calibrate.knowledge import Knowledge
-from graphprune.calibrate.statistics import HELD
+from graphprune.calibrate.statistics import held_back
 from graphprune.execute import session
 from graphprune.runtime import Runtime, run
 
@@ -20,6 +20,9 @@ Array = npt.NDArray[Any]
 Arrange = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 _MOST = 16
 _TINY = 1e-12
+_HUGE = 1e30
+_SLACK = 1e-6
+_AT_ONCE = 4_000_000
 DAMAGED_COSINE, DAMAGED_KL = 0.9, 0.5
 
 
@@ -50,50 +53,97 @@ class Divergence:
 def measure(
     dense: ir.Model, pruned: ir.Model, known: Knowledge, arrange: Arrange = lambda arrays: arrays, threads: int = 0
 ) -> list[Divergence]:
-    """Run both models on held-back batches (every fifth; all where there are fewer), at most 16.
+    """Run both models on held-back batches (all where none is held back), at most 16.
 
     `arrange` gives inputs and outputs of the dense model as the pruned one takes and gives them. Outputs whose sizes
-    depend on data and differ are left out.
+    depend on data and differ are left out, and entries of the dense model's that are not finite.
 
     >>> measure(dense, pruned, known)[0].kl  # doctest: +SKIP
     0.03
     """
     left, right = (session(m, Runtime(threads=threads)) for m in (dense, pruned))
-    batches = list(islice(enumerate(known.samples.batches(known.batch)), _MOST * HELD))
-    held = [feed for k, feed in batches if k % HELD == HELD - 1] or [feed for _, feed in batches]
-    pairs: dict[str, list[tuple[Array, Array]]] = {}
-    for feed in held:
+    is_held = held_back(known.samples, known.batch)
+    alone = not known.stats.held
+    sums: dict[str, _Sums] = {}
+    held = (feed for k, feed in enumerate(known.samples.batches(known.batch)) if alone or is_held(k))
+    for feed in islice(held, _MOST):
         a, b = arrange(run(left, feed)), run(right, arrange(feed))
         for name, before in a.items():
             after = b.get(name)
-            if after is not None and before.dtype.kind == "f" and before.shape == after.shape and before.size:
-                pairs.setdefault(name, []).append((_rows(before), _rows(after)))
-    return [_compare(name, *map(np.concatenate, zip(*found, strict=True))) for name, found in pairs.items()]
+            if after is not None and _comparable(before, after):
+                sums.setdefault(name, _Sums()).add(before, after)
+    return [found.divergence(name) for name, found in sums.items()]
 
 
-def _rows(array: Array) -> npt.NDArray[np.float64]:
-    return np.asarray(array, np.float64).reshape(-1, array.shape[-1] if array.ndim > 1 else 1)
+def _comparable(one: Array, other: Array) -> bool:
+    if not (isinstance(one, np.ndarray) and isinstance(other, np.ndarray)):  # sequences and maps
+        return False
+    return one.dtype.kind == "f" and one.shape == other.shape and one.size > 0
 
 
-def _compare(name: str, dense: Array, pruned: Array) -> Divergence:
-    relative = float(np.sqrt(np.square(dense - pruned).mean() / max(float(np.square(dense).mean()), _TINY)))
-    norms = np.linalg.norm(dense, axis=1) * np.linalg.norm(pruned, axis=1)
-    cosine = float((np.sum(dense * pruned, axis=1) / np.maximum(norms, _TINY))[norms > _TINY].mean()) if (
-        norms > _TINY
-    ).any() else 1.0
-    kl = agree = None
-    if dense.shape[1] > 1:
-        p, q = _probabilities(dense), _probabilities(pruned)
-        if p is not None and q is not None:
-            kl = float((p * (np.log(p + _TINY) - np.log(q + _TINY))).sum(axis=1).mean())
-            agree = float((p.argmax(1) == q.argmax(1)).mean())
-    return Divergence(name, relative, cosine, kl, agree)
+@dataclass
+class _Sums:
+    """What is summed up over rows of one output; nothing grows with their number."""
+
+    rows: int = 0
+    entries: int = 0
+    difference: float = 0.0
+    energy: float = 0.0
+    cosine: float = 0.0
+    directions: int = 0
+    as_logits: float = 0.0
+    as_probabilities: float = 0.0
+    agree: int = 0
+    positive: bool = True
+    whole: bool = True
+    width: int = 1
+
+    def add(self, dense: Array, pruned: Array) -> None:
+        self.width = dense.shape[-1] if dense.ndim > 1 else 1
+        a, b = dense.reshape(-1, self.width), pruned.reshape(-1, self.width)
+        step = max(1, _AT_ONCE // self.width)
+        for start in range(0, len(a), step):
+            self._add(*(x[start : start + step].astype(np.float64) for x in (a, b)))
+
+    def _add(self, dense: Array, pruned: Array) -> None:
+        finite = np.isfinite(dense)
+        x = np.where(finite, dense, 0.0)
+        y = np.where(finite & np.isfinite(pruned), pruned, 0.0)
+        self.rows += len(x)
+        self.entries += x.size
+        self.difference += float(np.square(x - y).sum())
+        self.energy += float(np.square(x).sum())
+        norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+        some = np.linalg.norm(x, axis=1) > _TINY
+        self.cosine += float((np.sum(x * y, axis=1)[some] / np.maximum(norms[some], _TINY)).sum())
+        self.directions += int(some.sum())
+        if self.width > 1:
+            self._add_rows(*(np.nan_to_num(z, nan=0.0, posinf=_HUGE, neginf=-_HUGE) for z in (dense, pruned)))
+
+    def _add_rows(self, dense: Array, pruned: Array) -> None:
+        self.agree += int((dense.argmax(1) == pruned.argmax(1)).sum())
+        self.as_logits += _kl(_softmax(dense), _softmax(pruned))
+        self.positive &= bool((dense >= -_SLACK).all())
+        self.whole &= all(np.allclose(z.sum(axis=1), 1, atol=1e-2) for z in (dense, pruned))
+        if self.positive and self.whole:
+            self.as_probabilities += _kl(np.maximum(dense, 0.0), np.maximum(pruned, 0.0))
+
+    def divergence(self, name: str) -> Divergence:
+        known = self.width > 1 and (self.whole or not self.positive)  # rows of positive numbers may be anything
+        kl = self.as_probabilities if self.positive else self.as_logits
+        return Divergence(
+            name,
+            relative=float(np.sqrt(self.difference / max(self.energy, _TINY * self.entries))),
+            cosine=self.cosine / self.directions if self.directions else 1.0,
+            kl=kl / self.rows if known else None,
+            agree=self.agree / self.rows if known else None,
+        )
 
 
-def _probabilities(rows: Array) -> Array | None:
-    """Return rows of logits or probabilities as probabilities; None for rows that are neither."""
-    sums = rows.sum(axis=1)
-    if (rows >= -1e-6).all():
-        return np.maximum(rows, 0.0) if np.allclose(sums, 1, atol=1e-2) else None
+def _kl(p: Array, q: Array) -> float:
+    return float((p * (np.log(p + _TINY) - np.log(q + _TINY))).sum())
+
+
+def _softmax(rows: Array) -> Array:
     raised = np.exp(rows - rows.max(axis=1, keepdims=True))
     return np.asarray(raised / raised.sum(axis=1, keepdims=True))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphprune.calibrate.samples import Feed, Samples
+from graphprune.calibrate.samples import Feed, Samples, rows_of
 from graphprune.consumers import Consumer
 from graphprune.errors import UsageError
 from graphprune.execute import session
@@ -22,7 +22,7 @@ Progress = Callable[[str], None]
 _POSITIONS = 64
 _ROWS_PER_COLUMN = 4
 _BLOCK = 4096
-HELD = 5  # every fifth batch is held back
+HELD = 5  # every fifth batch is held back, the last of them where there are fewer
 LIMIT = 2_000_000_000
 
 
@@ -81,6 +81,16 @@ def positions_wanted(columns: int, samples: int) -> int:
     return max(_POSITIONS, ceil(_ROWS_PER_COLUMN * columns / max(samples, 1)))
 
 
+def held_back(samples: Samples, batch: int) -> Callable[[int], bool]:
+    """Return what says of the number of a batch whether nothing is fitted to it; a lone batch is not held back.
+
+    >>> [n for n in range(6) if held_back(Samples(lambda: iter(()), 6, "noise"), 2)(n)]
+    [2, 5]
+    """
+    every = HELD if samples.count is None else min(HELD, ceil(samples.count / batch))
+    return lambda number: every > 1 and number % every == every - 1
+
+
 class Watched:
     """A model run with inner values as outputs."""
 
@@ -128,6 +138,7 @@ def gather(
     fit: dict[Key, Gram] = {}
     held: dict[Key, Gram] = {}
     seen = 0
+    is_held = held_back(samples, batch)
     passes = list(_passes(list(by_key.values()), limit))
     for k, part in enumerate(passes):
         watched = Watched(model, [c.data for c in part], threads)
@@ -135,8 +146,7 @@ def gather(
         for number, feed in enumerate(samples.batches(batch)):
             progress(f"statistics, pass {k + 1} of {len(passes)}: {seen} samples")
             values = watched(feed)
-            size = _size(feed)
-            into = held if number % HELD == HELD - 1 else fit
+            into = held if is_held(number) else fit
             for c in part:
                 x = values[c.data]
                 if not np.isfinite(x).all():
@@ -144,14 +154,10 @@ def gather(
                 sampler = Sampler(seed, number, positions_wanted(c.width, samples.count or 256))
                 rows = c.design.rows(np.asarray(x, dtype=np.float32), sampler)
                 into.setdefault(c.key, Gram.empty(rows.shape[0], rows.shape[2])).add(rows)
-            seen += size
+            seen += rows_of(feed, samples.axes)
     if by_key and not seen:
         raise UsageError("calibration: there are no samples")
     return Stats(fit, held, seen)
-
-
-def _size(feed: Feed) -> int:
-    return max((a.shape[0] for a in feed.values() if np.ndim(a)), default=1)
 
 
 def _passes(consumers: list[Consumer], limit: int) -> Iterator[list[Consumer]]:

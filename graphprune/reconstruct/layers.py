@@ -12,7 +12,7 @@ import onnx_ir as ir
 from graphprune.axes import leaves, slots
 from graphprune.consumers import Consumer
 from graphprune.groups import Coupling
-from graphprune.model import add_constant, constant_of, set_constant
+from graphprune.model import add_constant, all_values, constant_of, set_constant
 from graphprune.ops import DESIGNS, Design
 from graphprune.rewrite import Chosen
 
@@ -81,18 +81,37 @@ def layer(consumer: Consumer, coupling: Coupling, chosen: Chosen, attributes: Ma
     return Layer(consumer, design, shape, parts, dense.shape[1] > left.shape[1])
 
 
+def bias_of(node: ir.Node, layer: Layer) -> Matrix | None:
+    """Return what a node of a pruned model adds to its outputs [blocks x outputs]; zeros where it adds nothing.
+
+    None: what it adds is not the same for all rows (computed, or with a size for every row).
+    """
+    place, outputs = layer.design.bias, sum(len(p.outputs) for p in layer.parts)
+    value = node.inputs[place] if place is not None and place < len(node.inputs) else None
+    if value is None:
+        return np.zeros(outputs)
+    tensor = constant_of(value)
+    if tensor is None or (tensor.size != 1 and tuple(tensor.shape.numpy())[-1:] != (tensor.size,)):
+        return None
+    if tensor.size not in (1, outputs):
+        return None
+    return np.broadcast_to(np.asarray(tensor.numpy(), np.float64).reshape(-1), (outputs,))
+
+
 def write(
-    model: ir.Model, node: ir.Node, layer: Layer, matrix: Sequence[Matrix], shift: Sequence[Matrix] | None
+    model: ir.Model, node: ir.Node, layer: Layer, matrix: Sequence[Matrix] | None, shift: Sequence[Matrix] | None
 ) -> None:
     """Give a node of a pruned model a new weight, block by block, and add `shift` to what it adds.
 
-    A bias is created where there is none: as an input of the node, else by a node behind it.
+    A bias is created where there is none: as an input of the node, else by a node behind it. Without a matrix the
+    weight is left as it is.
     """
     value = node.inputs[layer.design.weight]
     assert value is not None
     dtype = value.dtype or ir.DataType.FLOAT
-    array = layer.design.weights(np.stack(matrix), layer.shape)
-    _put(model, node, layer.design.weight, ir.tensor(np.ascontiguousarray(array).astype(dtype.numpy()), dtype=dtype))
+    if matrix is not None:
+        array = np.ascontiguousarray(layer.design.weights(np.stack(matrix), layer.shape))
+        _put(model, node, layer.design.weight, ir.tensor(array.astype(dtype.numpy()), dtype=dtype))
     if shift is not None:
         _add(model, node, layer, np.concatenate([s.ravel() for s in shift]), dtype)
 
@@ -114,10 +133,8 @@ def _add(model: ir.Model, node: ir.Node, layer: Layer, shift: Matrix, dtype: ir.
         return
     place = layer.design.bias
     if place is not None:
-        value = node.inputs[place] if place < len(node.inputs) else None
-        tensor = constant_of(value)
-        if value is None or (tensor is not None and tensor.size in (1, shift.size)):
-            before = np.zeros(1) if tensor is None else np.asarray(tensor.numpy(), np.float64).reshape(-1)
+        before = bias_of(node, layer)
+        if before is not None:
             _put(model, node, place, ir.tensor((before + shift).astype(dtype.numpy()), dtype=dtype))
             return
     if layer.design.answers is None:
@@ -133,24 +150,32 @@ def _behind(model: ir.Model, node: ir.Node, layer: Layer, shift: Matrix, dtype: 
         reader, index = uses[0]
         other = reader.inputs[1 - index] if reader.op_type == ADD and len(reader.inputs) == 2 else None
         tensor = constant_of(other)
-        if tensor is not None and tensor.size == shift.size and tensor.shape.numpy()[-1] == shift.size:
+        last = layer.design.key[0] not in ("conv", "turned")
+        if tensor is not None and last and tuple(tensor.shape.numpy())[-1:] == (tensor.size,) == shift.shape:
             array = np.asarray(tensor.numpy(), np.float64) + shift
             _put(model, reader, 1 - index, ir.tensor(array.astype(dtype.numpy()), dtype=dtype))
             return
     rank = len(layer.consumer.op.y().shape)
     spatial = rank - 2 if layer.consumer.op.y().axes and layer.design.key[0] in ("conv", "turned") else 0
     array = shift.reshape((-1,) + (1,) * spatial).astype(dtype.numpy())
-    constant = add_constant(
-        model.graph, f"{node.name}.bias", ir.tensor(array, dtype=dtype), model.ir_version
-    )
-    added = ir.node(ADD, [output, constant], name=f"{node.name}.add_bias")
-    added.outputs[0].name = f"{node.name}.with_bias"
+    free = _free(model, f"{node.name}.bias")
+    constant = add_constant(model.graph, free, ir.tensor(array, dtype=dtype), model.ir_version)
+    added = ir.node(ADD, [output, constant], name=f"{free}.add")
+    added.outputs[0].name = f"{free}.added"
     added.outputs[0].type, added.outputs[0].shape = output.type, output.shape
     (node.graph or model.graph).insert_after(node, added)
     for reader, index in uses:
         reader.replace_input_with(index, added.outputs[0])
     if output.is_graph_output():
         _rename_output(model, output, added.outputs[0])
+
+
+def _free(model: ir.Model, name: str) -> str:
+    """Return a name that no value has, nor begins with."""
+    taken = all_values(model)
+    while any(n.startswith(name) for n in taken):
+        name += "_"
+    return name
 
 
 def _rename_output(model: ir.Model, old: ir.Value, new: ir.Value) -> None:

@@ -18,7 +18,7 @@ from graphprune.calibrate.knowledge import Knowledge
 from graphprune.calibrate.statistics import Gram
 from graphprune.groups import Coupling
 from graphprune.model import all_nodes, constant_of
-from graphprune.reconstruct.layers import Layer, Matrix, Part, layer, write
+from graphprune.reconstruct.layers import Layer, Matrix, Part, bias_of, layer, write
 from graphprune.reconstruct.obs import Quadratic
 from graphprune.reconstruct.paired import Pair, gather_pairs
 from graphprune.reconstruct.ridge import Moments, Refit, repair
@@ -26,6 +26,7 @@ from graphprune.rewrite import Chosen, arranged
 
 Progress = Callable[[str], None]
 _STAGES = 16
+_LEAST = 1e-30
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,11 @@ def mend(
     stage do not see each other's repair.
     """
     layers = _layers(pruned, coupling, chosen, known)
-    by_itself = [x for x in layers if not sequential or x.consumer.design.answers is None]
+    nodes = all_nodes(pruned)
+    by_itself = [
+        x for x in layers
+        if not sequential or x.consumer.design.answers is None or bias_of(nodes[x.node], x) is None
+    ]
     done = [_symmetric(pruned, x, coupling, known) for x in by_itself if x.touched]
     rest = [x for x in layers if x not in by_itself]
     for part in _stages(rest, stages):
@@ -100,8 +105,9 @@ def _symmetric(pruned: ir.Model, each: Layer, coupling: Coupling, known: Knowled
     refits = []
     for part in each.parts:
         sums = known.stats.fit[each.consumer.key], known.stats.held.get(each.consumer.key)
-        fit, held = (_moments(g, part, matrix, biased) for g in (sums[0], sums[1] or sums[0]))
-        refits.append(repair(fit, held, matrix[part.block][np.ix_(part.columns, part.outputs)], biased=biased))
+        fit, held = (_moments(g, part, matrix, biased) if g is not None else None for g in sums)
+        assert fit is not None
+        refits.append(_refit(fit, held, matrix[part.block][np.ix_(part.columns, part.outputs)], biased))
     return _finish(pruned, each, refits, biased)
 
 
@@ -119,24 +125,22 @@ def _asymmetric(pruned: ir.Model, each: Layer, fit: Sequence[Pair], held: Sequen
     weight = constant_of(node.inputs[each.design.weight])
     assert weight is not None
     matrix = np.asarray(each.design.matrix(weight.numpy()), np.float64)
-    biases = _biases(node, each)
+    bias = bias_of(node, each)
+    assert bias is not None
+    biases = bias.reshape(len(each.parts), -1)
     refits = []
     for g in range(len(each.parts)):
-        pairs = fit[g], (held[g] if held is not None else fit[g])
-        moments = [_paired(p, biases[g]) for p in pairs]
-        refits.append(repair(moments[0], moments[1], matrix[g]))
+        others = _paired(held[g], biases[g]) if held is not None else None
+        refits.append(_refit(_paired(fit[g], biases[g]), others, matrix[g], True))
     return _finish(pruned, each, refits, True)
 
 
-def _biases(node: ir.Node, each: Layer) -> Matrix:
-    """Return what a node adds now, for each block."""
-    place, outputs = each.design.bias, sum(len(p.outputs) for p in each.parts)
-    value = node.inputs[place] if place is not None and place < len(node.inputs) else None
-    tensor = constant_of(value)
-    if value is None or tensor is None or tensor.size not in (1, outputs):
-        return np.zeros((len(each.parts), outputs // len(each.parts)))
-    array = np.broadcast_to(np.asarray(tensor.numpy(), np.float64).reshape(-1), (outputs,))
-    return array.reshape(len(each.parts), -1)
+def _refit(fit: Moments, held: Moments | None, weight: Matrix, biased: bool) -> Refit:
+    """Return the repair that held-back rows confirm; nothing is repaired where there are none."""
+    if held is not None:
+        return repair(fit, held, weight, biased=biased)
+    error = fit.error(weight) / max(fit.variance(biased), _LEAST)
+    return Refit(weight, np.zeros(len(fit.target)), None, error, error)
 
 
 def _paired(pair: Pair, bias: Matrix) -> Moments:
@@ -149,7 +153,9 @@ def _paired(pair: Pair, bias: Matrix) -> Moments:
 
 def _finish(pruned: ir.Model, each: Layer, refits: Sequence[Refit], biased: bool) -> Mended:
     node = all_nodes(pruned)[each.node]
-    write(pruned, node, each, [r.weight for r in refits], [r.bias for r in refits] if biased else None)
+    fitted = any(r.lam is not None for r in refits)
+    weights = [r.weight for r in refits] if fitted else None
+    write(pruned, node, each, weights, [r.bias for r in refits] if biased else None)
     plain, after = (float(np.mean([getattr(r, k) for r in refits])) for k in ("plain", "error"))
     strengths = [r.lam for r in refits if r.lam is not None]
     return Mended(each.node, plain, after, max(strengths, default=None) if strengths else None)

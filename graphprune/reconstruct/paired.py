@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphprune.calibrate.samples import Feed, Samples
-from graphprune.calibrate.statistics import HELD, Sampler, Watched, positions_wanted
+from graphprune.calibrate.statistics import Sampler, Watched, held_back, positions_wanted
 from graphprune.reconstruct.layers import Layer
 
 Matrix = npt.NDArray[np.float64]
@@ -69,10 +69,11 @@ def gather_pairs(
     after = Watched(pruned, [x.consumer.data for x in layers], threads)
     fit: dict[str, list[Pair]] = {}
     held: dict[str, list[Pair]] = {}
+    is_held = held_back(samples, batch)
     for number, feed in enumerate(samples.batches(batch)):
         progress(f"refitting {layers[0].node}: batch {number + 1}")
         were, are = before(feed), after(arrange(feed))
-        into = held if number % HELD == HELD - 1 else fit
+        into = held if is_held(number) else fit
         for each in layers:
             wanted = positions_wanted(each.consumer.width, samples.count or 256)
             sampler = Sampler(seed, number, wanted)
