@@ -24,7 +24,7 @@ from graphprune.reconstruct.curves import curves, marginal, ranked
 from graphprune.reconstruct.mend import Mended, mend
 from graphprune.reconstruct.obs import Curve
 from graphprune.rewrite import Chosen, arranged
-from graphprune.score import Scores, score
+from graphprune.score import DATA_CRITERIA, Scores, score
 
 _WORK = 1e12  # multiply-accumulates that made-up samples may cost
 _FEWEST = 32
@@ -55,7 +55,7 @@ def prepare(
     """Calibrate if anything asks for it; return what is known, and what repairs a pruned model with that."""
     _agree(checking, asked)
     said = asked.calibration is not None or asked.repair != "none"
-    wanted = said or choosing.criterion in ("auto", "obs")
+    wanted = said or choosing.criterion in ("auto", "obs", *DATA_CRITERIA)
     if not (checking.run and wanted) or _off(asked) or not analysis.coupling.groups:
         return None, None
     known, remark = calibrate(analysis, asked, progress)

@@ -95,7 +95,8 @@ def _decider(
         if known is None:
             raise UsageError("--criterion obs needs calibration, and there is none: see --calibration, and --run")
         return deciding(analysis, known, align, progress)
-    scores = score(analysis.coupling, criterion, choosing.aggregate, choosing.normalise, analysis.looking.seed)
+    how = (criterion, choosing.aggregate, choosing.normalise, analysis.looking.seed)
+    scores = score(analysis.coupling, *how, known=known)
     return lambda budget: allocate(analysis.coupling, scores, analysis.costs, budget)
 
 

@@ -37,7 +37,12 @@ TargetOpt = Annotated[
 ]
 SpeedOpt = Annotated[float | None, typer.Option("--speedup", help="How many times faster, measured on this machine.")]
 CriterionOpt = Annotated[
-    str, typer.Option("--criterion", help="obs, l1, l2, lamp, fpgm, bn_scale, random; auto: obs or l2.")
+    str,
+    typer.Option(
+        "--criterion",
+        help="obs; by what layers read: wanda, flap, activation, apoz; by weights: l1, l2, lamp, fpgm, bn_scale; "
+        "random; auto: obs or l2.",
+    ),
 ]
 CalibrationOpt = Annotated[
     str | None,

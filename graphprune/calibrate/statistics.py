@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphprune.calibrate.padding import real_rows, real_tokens
 from graphprune.calibrate.samples import Feed, Samples, rows_of
 from graphprune.consumers import Consumer
 from graphprune.errors import UsageError
@@ -28,15 +29,24 @@ LIMIT = 2_000_000_000
 
 @dataclass
 class Gram:
-    """Sums over rows x: `second` = sum of x x^T [groups, C, C], `first` = sum of x [groups, C], in float64."""
+    """Sums over rows x, in float64: `second` = sum of x x^T [groups, C, C]; sums of x, of |x| and of x = 0 [groups, C].
+
+    >>> gram = Gram.empty(1, 2)
+    >>> gram.add(np.array([[[1.0, 0.0], [-3.0, 2.0]]]))
+    >>> gram.first.tolist(), gram.absolute.tolist(), gram.zeros.tolist()
+    ([[-2.0, 2.0]], [[4.0, 2.0]], [[0.0, 1.0]])
+    """
 
     second: npt.NDArray[np.float64]
     first: npt.NDArray[np.float64]
+    absolute: npt.NDArray[np.float64]
+    zeros: npt.NDArray[np.float64]
     rows: int = 0
 
     @classmethod
     def empty(cls, groups: int, columns: int) -> Gram:
-        return cls(np.zeros((groups, columns, columns)), np.zeros((groups, columns)))
+        first, absolute, zeros = np.zeros((3, groups, columns))
+        return cls(np.zeros((groups, columns, columns)), first, absolute, zeros)
 
     def add(self, rows: npt.NDArray[np.floating]) -> None:
         """Add rows [groups, n, C]: products in float32 blocks of 4,096 rows, sums in float64."""
@@ -44,6 +54,8 @@ class Gram:
             block = np.ascontiguousarray(rows[:, start : start + _BLOCK], dtype=np.float32)
             self.second += np.matmul(block.transpose(0, 2, 1), block)
             self.first += block.sum(axis=1, dtype=np.float64)
+            self.zeros += block.shape[1] - np.count_nonzero(block, axis=1)
+            self.absolute += np.abs(block).sum(axis=1, dtype=np.float64)
         self.rows += rows.shape[1]
 
 
@@ -146,6 +158,7 @@ def gather(
         for number, feed in enumerate(samples.batches(batch)):
             progress(f"statistics, pass {k + 1} of {len(passes)}: {seen} samples")
             values = watched(feed)
+            real = real_tokens(feed)
             into = held if is_held(number) else fit
             for c in part:
                 x = values[c.data]
@@ -153,6 +166,8 @@ def gather(
                     raise UsageError(f"calibration: value {c.data!r} is not finite in batch {number}")
                 sampler = Sampler(seed, number, positions_wanted(c.width, samples.count or 256))
                 rows = c.design.rows(np.asarray(x, dtype=np.float32), sampler)
+                there = real_rows(x, real, c.design.key, sampler)
+                rows = rows if there is None else rows[:, there]
                 into.setdefault(c.key, Gram.empty(rows.shape[0], rows.shape[2])).add(rows)
             seen += rows_of(feed, samples.axes)
     if by_key and not seen:

@@ -9,15 +9,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from graphprune.errors import UsageError
 from graphprune.groups import Coupling
-from graphprune.score import bn_scale, fpgm, l1, l2, lamp, random
+from graphprune.score import activation, apoz, bn_scale, flap, fpgm, l1, l2, lamp, random, wanda
 from graphprune.score.aggregate import AGGREGATIONS
 from graphprune.score.base import Criterion, Parts, Progress, Request, Vector
 from graphprune.score.normalise import NORMALISATIONS
+
+if TYPE_CHECKING:
+    from graphprune.calibrate.knowledge import Knowledge
 
 CRITERIA: Mapping[str, Criterion] = {
     "l1": l1.criterion,
@@ -27,7 +31,17 @@ CRITERIA: Mapping[str, Criterion] = {
     "bn_scale": bn_scale.criterion,
     "random": random.criterion,
 }
-"""What computes scores."""
+"""What computes scores from weights alone."""
+
+DATA_CRITERIA: Mapping[str, Criterion] = {
+    "wanda": wanda.criterion,
+    "flap": flap.criterion,
+    "activation": activation.criterion,
+    "apoz": apoz.criterion,
+}
+"""What computes scores from what layers read, too: these need calibration."""
+
+_SIGNED = ("mean", "none", "gaussian")
 
 
 @dataclass(frozen=True)
@@ -48,8 +62,10 @@ def score(
     normalise: str = "mean",
     seed: int = 0,
     progress: Progress | None = None,
+    *,
+    known: Knowledge | None = None,
 ) -> Scores:
-    """Score every index of every channel group from the weights alone.
+    """Score every index of every channel group, from the weights alone or by what is `known` of data, too.
 
     >>> score(coupling, "l2").by_group["conv1.weight:0"].shape  # doctest: +SKIP
     (64,)
@@ -57,20 +73,35 @@ def score(
     Scores have no unit; those of one group average 1 under `normalise="mean"`. Each weight is read once; memory
     stays below about three times the largest weight. `seed` is for the criterion `random` only.
 
-    Raises UsageError for a name that is not in CRITERIA, AGGREGATIONS or NORMALISATIONS, ModelError for a weight
-    with NaN or infinite values.
+    Raises UsageError for a name that is in none of the tables, and for one in DATA_CRITERIA where nothing is known,
+    ModelError for a weight with NaN or infinite values.
     """
+    criteria = {**CRITERIA, **DATA_CRITERIA}
     for what, name, table in (
-        ("criterion", criterion, CRITERIA),
+        ("criterion", criterion, criteria),
         ("aggregation", aggregate, AGGREGATIONS),
         ("normalisation", normalise, NORMALISATIONS),
     ):
         if name not in table:
             raise UsageError(_unknown(what, name, table))
-    parts = CRITERIA[criterion](Request(coupling, coupling.groups, seed, progress))
+    if criterion in DATA_CRITERIA and known is None:
+        raise UsageError(f"--criterion {criterion} goes by what layers read: it needs --calibration DATA, and --run")
+    parts = criteria[criterion](Request(coupling, coupling.groups, seed, progress, known))
+    if parts.standard:
+        normalise = _for_signed(criterion, aggregate, normalise)
     together, scale = AGGREGATIONS[aggregate], NORMALISATIONS[normalise]
     by_group = {g.name: scale(together(np.stack(parts.by_group[g.name]))) for g in coupling.groups}
     return Scores(by_group, criterion, aggregate, normalise, parts.notes)
+
+
+def _for_signed(criterion: str, aggregate: str, normalise: str) -> str:
+    """Return how standard scores are normalised: they have no mean to divide by, so that means gaussian."""
+    if aggregate == "prod" or normalise not in _SIGNED:
+        raise UsageError(
+            f"scores of --criterion {criterion} are negative for some: no --aggregate prod, "
+            f"and for --normalise choose {', '.join(_SIGNED)}"
+        )
+    return "gaussian" if normalise == "mean" else normalise
 
 
 def _unknown(what: str, name: str, table: Mapping[str, object]) -> str:
@@ -81,6 +112,7 @@ def _unknown(what: str, name: str, table: Mapping[str, object]) -> str:
 __all__ = [
     "AGGREGATIONS",
     "CRITERIA",
+    "DATA_CRITERIA",
     "NORMALISATIONS",
     "Criterion",
     "Parts",

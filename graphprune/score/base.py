@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from graphprune.axes import Axis, Dim, Role
 from graphprune.errors import ModelError
 from graphprune.groups import ChannelGroup, Coupling, Occurrence
 from graphprune.weights import Weight
+
+if TYPE_CHECKING:
+    from graphprune.calibrate.knowledge import Knowledge
 
 Vector: TypeAlias = npt.NDArray[np.float64]
 """One score for each index of a dim, shape [dim.size]."""
@@ -23,20 +26,25 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What a criterion is asked: scores for these groups of a coupling."""
+    """What a criterion is asked: scores for these groups of a coupling, from weights and what is known of data."""
 
     coupling: Coupling
     groups: tuple[ChannelGroup, ...]
     seed: int = 0
     progress: Progress | None = None
+    known: Knowledge | None = None
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a criterion answers: for each group one vector per occurrence that it looked at, and remarks."""
+    """What a criterion answers: for each group one vector per occurrence that it looked at, and remarks.
+
+    `standard` says that the vectors are standard scores: half of them are negative, and their mean is 0.
+    """
 
     by_group: Mapping[str, tuple[Vector, ...]]
     notes: tuple[str, ...] = ()
+    standard: bool = False
 
 
 Criterion: TypeAlias = Callable[[Request], Parts]
