@@ -118,11 +118,11 @@ def write(
 
 def _put(model: ir.Model, node: ir.Node, index: int, tensor: ir.TensorProtocol) -> None:
     """Set a constant input; one that others read, too, is left to them."""
-    value = node.inputs[index]
+    value = node.inputs[index] if index < len(node.inputs) else None
     if value is not None and len(value.uses()) == 1 and constant_of(value) is not None and not value.is_graph_output():
         set_constant(value, tensor)
         return
-    name = f"{value.name if value is not None else node.name}__{node.name}.{index}"
+    name = _free(model, f"{value.name if value is not None else node.name}__{node.name}.{index}")
     if index >= len(node.inputs):
         node.resize_inputs(index + 1)
     node.replace_input_with(index, add_constant(model.graph, name, tensor, model.ir_version))
