@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphprune.calibrate.padding import real_rows, real_tokens
 from graphprune.calibrate.samples import Feed, Samples
 from graphprune.calibrate.statistics import Sampler, Watched, held_back, positions_wanted
 from graphprune.reconstruct.layers import Layer
@@ -73,16 +74,19 @@ def gather_pairs(
     for number, feed in enumerate(samples.batches(batch)):
         progress(f"refitting {layers[0].node}: batch {number + 1}")
         were, are = before(feed), after(arrange(feed))
+        real = real_tokens(feed)
         into = held if is_held(number) else fit
         for each in layers:
             wanted = positions_wanted(each.consumer.width, samples.count or 256)
             sampler = Sampler(seed, number, wanted)
             x = each.design.rows(np.asarray(are[each.consumer.data], np.float32), sampler)
+            told = real_rows(are[each.consumer.data], real, each.design.key, sampler)
+            there = slice(None) if told is None else told
             assert each.consumer.design.answers is not None
             y = each.consumer.design.answers(np.asarray(were[each.consumer.output], np.float32), sampler)
             pairs = into.setdefault(
                 each.node, [Pair.empty(len(p.columns), len(p.outputs)) for p in each.parts]
             )
             for g, (part, pair) in enumerate(zip(each.parts, pairs, strict=True)):
-                pair.add(x[g], y[part.block][:, part.outputs])
+                pair.add(x[g][there], y[part.block][there][:, part.outputs])
     return Paired(fit, held)
