@@ -156,6 +156,6 @@ def _finish(pruned: ir.Model, each: Layer, refits: Sequence[Refit], biased: bool
     fitted = any(r.lam is not None for r in refits)
     weights = [r.weight for r in refits] if fitted else None
     write(pruned, node, each, weights, [r.bias for r in refits] if biased else None)
-    plain, after = (float(np.mean([getattr(r, k) for r in refits])) for k in ("plain", "error"))
+    plain, after = (max(float(np.mean([getattr(r, k) for r in refits])), 0.0) for k in ("plain", "error"))
     strengths = [r.lam for r in refits if r.lam is not None]
     return Mended(each.node, plain, after, max(strengths, default=None) if strengths else None)
