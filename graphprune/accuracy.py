@@ -13,7 +13,7 @@ from graphprune.allocate import Budget, allocate, planned
 from graphprune.allocate.error import kept_counts
 from graphprune.analysis import Analysis, Progress
 from graphprune.calibrate.choice import parse_calibration
-from graphprune.calibrate.knowledge import Knowledge, learn
+from graphprune.calibrate.knowledge import Knowledge, learn, threads_of
 from graphprune.calibrate.samples import Samples, describe
 from graphprune.calibrate.synthetic import synthetic
 from graphprune.errors import GraphPruneError, SessionError, UsageError
@@ -29,6 +29,8 @@ from graphprune.score import DATA_CRITERIA, Scores, score
 _WORK = 1e12  # multiply-accumulates that made-up samples may cost
 _FEWEST = 32
 _STAGES = {"low": 0, "medium": 16, "high": 10**6}
+_STAGE_WORK = 8e12  # multiply-accumulates that stages may cost with medium effort: minutes on two cores
+_FEWEST_STAGES = 4
 
 
 Repairing: TypeAlias = "Callable[[Analysis, ir.Model, Chosen, Progress], dict[str, Any]]"
@@ -146,7 +148,7 @@ def repair(
     analysis: Analysis, pruned: ir.Model, chosen: Chosen, known: Knowledge, asked: Calibrating, progress: Progress
 ) -> Repaired:
     """Repair a pruned model in place, and measure its outputs before and after; what makes them worse is undone."""
-    threads = analysis.looking.runtime.threads
+    threads = threads_of(analysis)
 
     def looked() -> tuple[Divergence, ...]:
         def arrange(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -161,9 +163,18 @@ def repair(
     if mode != "none":
         layers = mend(
             analysis.model, pruned, analysis.coupling, chosen, known, sequential=mode == "sequential",
-            stages=max(_STAGES[asked.effort], 1), threads=threads, progress=progress,
+            stages=_stages(analysis, known, asked.effort), threads=threads, progress=progress,
         )
     return Repaired(tuple(layers), before, looked() if layers else before, mode)
+
+
+def _stages(analysis: Analysis, known: Knowledge, effort: str) -> int:
+    """Return in how many stages to repair: both models run over all samples for each of them."""
+    most = max(_STAGES[effort], 1)
+    if effort != "medium":
+        return most
+    affordable = int(_STAGE_WORK / max(analysis.dense.macs * known.stats.samples, 1))
+    return min(most, max(affordable, _FEWEST_STAGES))
 
 
 def repair_record(known: Knowledge | None, done: Repaired | None, remark: str) -> dict[str, Any]:

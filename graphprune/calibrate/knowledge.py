@@ -42,7 +42,7 @@ def learn(
     """
     found = consumers(analysis.coupling)
     batch = batch_of(analysis, found, samples)
-    threads = analysis.looking.runtime.threads
+    threads = threads_of(analysis)
 
     def run(batch: int) -> Stats:
         return gather(
@@ -58,6 +58,12 @@ def learn(
         batch = 1  # a file may leave its batch open and yet take one sample only
         stats = run(batch)
     return Knowledge(samples, found, stats, batch, seed)
+
+
+def threads_of(analysis: Analysis) -> int:
+    """Return the threads to calibrate with: as asked for, but all cores by default, since nothing is timed here."""
+    asked = analysis.looking.runtime.threads
+    return asked if asked > 1 else 0
 
 
 def batch_of(analysis: Analysis, found: Consumers, samples: Samples) -> int:
