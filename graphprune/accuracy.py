@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ from graphprune.analysis import Analysis, Progress
 from graphprune.calibrate.choice import parse_calibration
 from graphprune.calibrate.knowledge import Knowledge, learn, threads_of
 from graphprune.calibrate.samples import Samples, describe
+from graphprune.calibrate.sensitivity import sensitivities
 from graphprune.calibrate.synthetic import synthetic
 from graphprune.errors import GraphPruneError, SessionError, UsageError
 from graphprune.options import Calibrating, Checking, Choosing
@@ -28,6 +29,7 @@ from graphprune.score import DATA_CRITERIA, Scores, score
 
 _WORK = 1e12  # multiply-accumulates that made-up samples may cost
 _FEWEST = 32
+_MOST_BYTES = 1e15
 _STAGES = {"low": 0, "medium": 16, "high": 10**6}
 _STAGE_WORK = 8e12  # multiply-accumulates that stages may cost with medium effort: minutes on two cores
 _FEWEST_STAGES = 4
@@ -56,6 +58,7 @@ def prepare(
 ) -> tuple[Knowledge | None, Repairing | None]:
     """Calibrate if anything asks for it; return what is known, and what repairs a pruned model with that."""
     _agree(checking, asked)
+    parse_calibration(None if _off(asked) else asked.calibration, asked.preset, asked.tokenizer, asked.length)
     said = asked.calibration is not None or asked.repair != "none"
     wanted = said or choosing.criterion in ("auto", "obs", *DATA_CRITERIA)
     if not (checking.run and wanted) or _off(asked) or not analysis.coupling.groups:
@@ -93,7 +96,7 @@ def samples_for(analysis: Analysis, asked: Calibrating) -> Samples:
     if choice.kind == "data":
         return choice.open(analysis.model, limit=asked.samples, seed=asked.seed, shapes=sizes, bounds=bounds)
     macs = max(analysis.dense.macs, 1)
-    count = max(_FEWEST, min(asked.samples, int(_WORK / macs)))
+    count = min(asked.samples, max(_FEWEST, int(_WORK / macs)))
     kind = "noise" if choice.kind == "noise" else "auto"
     return synthetic(analysis.model, sizes, kind=kind, count=count, seed=asked.seed, bounds=bounds)
 
@@ -108,7 +111,7 @@ def calibrate(analysis: Analysis, asked: Calibrating, progress: Progress) -> tup
     try:
         samples = samples_for(analysis, asked)
         known = learn(
-            analysis, samples, limit=int(asked.memory * 1e9), seed=asked.seed, progress=progress
+            analysis, samples, limit=int(min(asked.memory * 1e9, _MOST_BYTES)), seed=asked.seed, progress=progress
         )
     except GraphPruneError as error:
         if asked.given:
@@ -116,6 +119,12 @@ def calibrate(analysis: Analysis, asked: Calibrating, progress: Progress) -> tup
         return None, f"not calibrated: made-up inputs do not work here ({error})"
     if not known.stats.fit:
         return None, "not calibrated: no layer of this model can be fitted anew"
+    if asked.effort == "high":
+        weighed = sensitivities(
+            analysis.model, known.consumers.found, known.samples, batch=known.batch, seed=known.seed,
+            threads=threads_of(analysis), progress=progress,
+        )
+        known = replace(known, importance=weighed)
     return known, ""
 
 
@@ -124,11 +133,13 @@ def deciding(
 ) -> Callable[[Budget], PruningPlan]:
     """Return what makes plans by the error curves of all groups, computed once.
 
-    With the allocation `error` a plan's layers have the least summed error, as repair would leave it.
+    With the allocation `error` a plan's layers have the least summed error, as repair would leave it; with high
+    effort each layer's error counts as much as it changes the model's outputs.
     """
     coupling = analysis.coupling
     fallback = score(coupling, "l2").by_group
-    found = curves(coupling, coupling.groups, known.consumers, known.stats, fallback, align=align, progress=progress)
+    found = curves(coupling, coupling.groups, known.consumers, known.stats, fallback, align=align,
+                   importance=known.importance, progress=progress)
     return lambda budget: _planned(analysis, found, budget)
 
 
@@ -147,7 +158,10 @@ def _planned(analysis: Analysis, found: Mapping[str, Curve], budget: Budget) -> 
 def repair(
     analysis: Analysis, pruned: ir.Model, chosen: Chosen, known: Knowledge, asked: Calibrating, progress: Progress
 ) -> Repaired:
-    """Repair a pruned model in place, and measure its outputs before and after; what makes them worse is undone."""
+    """Repair a pruned model in place, and measure its outputs before and after.
+
+    A layer is repaired as far as samples held back confirm it.
+    """
     threads = threads_of(analysis)
 
     def looked() -> tuple[Divergence, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from math import prod
 
 from graphprune.analysis import Analysis
@@ -21,13 +21,17 @@ _BATCHES = 10
 
 @dataclass(frozen=True)
 class Knowledge:
-    """Samples, who contracts what, and statistics of it; `batch` is how many samples go into one run."""
+    """Samples, who contracts what, and statistics of it; `batch` is how many samples go into one run.
+
+    `importance` says by node how much an error there counts (`sensitivities`), 1 where it says nothing.
+    """
 
     samples: Samples
     consumers: Consumers
     stats: Stats
     batch: int
     seed: int
+    importance: Mapping[str, float] = field(default_factory=dict)
 
 
 def learn(
