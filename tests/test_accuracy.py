@@ -1,0 +1,317 @@
+"""Calibration and repair in the whole line: what options do, what reports say, how wrong data is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import layered
+import numpy as np
+import onnx
+import pytest
+from oracles import Net
+from small import array_of, cli, cnn, external, put, record, refused
+
+import graphprune
+from graphprune.errors import GraphPruneError, UsageError
+from graphprune.execute import evaluate, relative_error
+
+FAST: dict[str, Any] = {"prove": False, "time": False, "align": 1}
+QUICK = ("--no-prove", "--no-time", "--align", 1, "--force")
+
+
+def images(count: int = 60, seed: int = 0) -> dict[str, Any]:
+    return {"x": np.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype(np.float32)}
+
+
+def pruned(model: Any = None, sparsity: float | None = 0.5, **options: Any) -> graphprune.Result:
+    return graphprune.prune(cnn() if model is None else model, sparsity, **{**FAST, **options})
+
+
+def relative(result: graphprune.Result, when: str = "after") -> float:
+    return float(result.report["divergence"][when][0]["relative"])
+
+
+def contents(model: onnx.ModelProto) -> dict[str, bytes]:
+    return {w.name: onnx.numpy_helper.to_array(w).tobytes() for w in model.graph.initializer}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "data.npz", **images())
+    return tmp_path / "data.npz"
+
+
+# What repair is for
+
+
+def test_outputs_are_nearer_by_repair_on_other_samples() -> None:
+    fresh = images(40, 7)
+    dense = evaluate(graphprune.analyse(cnn()).model, fresh)
+    apart = {}
+    for repair in ("none", "symmetric", "sequential"):
+        result = pruned(calibration=images(), repair=repair, criterion="l2")
+        apart[repair] = relative_error(dense, evaluate(graphprune.analyse(result.model).model, fresh))[0]
+        before, after = relative(result, "before"), relative(result)
+        assert after == before if repair == "none" else after < 0.5 * before
+    assert apart["symmetric"] < 0.5 * apart["none"] and apart["sequential"] < 0.5 * apart["none"]
+
+
+def test_a_model_that_was_fitted_keeps_its_answers() -> None:
+    """Classes that depend on inputs: features are random, the head is fitted by least squares."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3000, 10)).astype(np.float32)
+    classes = np.argmax(np.maximum(x @ rng.standard_normal((10, 6)), 0) @ rng.standard_normal((6, 4)), 1)
+    net = Net()
+    hidden = net("Relu", net.gemm(net.input("x", [None, 10]), 10, 96, name="a"))
+    w, b = (onnx.numpy_helper.to_array(t) for t in net.initializers)
+    features = np.maximum(x @ w.T + b, 0)
+    head = np.linalg.lstsq(features, np.eye(4)[classes] * 6, rcond=None)[0]
+    net.output(net("MatMul", hidden, net.const(head.astype(np.float32), name="b")))
+    right = {}
+    cases: dict[str, dict[str, Any]] = {
+        "dense": {"sparsity": 0.0}, "plain": {"repair": "none", "criterion": "random"},
+        "repaired": {"criterion": "random"}, "obs": {},
+    }
+    for name, options in cases.items():
+        result = pruned(net.model(), **{"sparsity": 0.5, "calibration": {"x": x[:400]}, **options})
+        (y,) = evaluate(graphprune.analyse(result.model).model, {"x": x[400:]}).values()
+        right[name] = float((y.argmax(1) == classes[400:]).mean())
+    assert right["dense"] > 0.8 and right["plain"] + 0.1 < right["repaired"]
+    assert right["obs"] >= right["repaired"] - 0.02 and right["obs"] > right["dense"] - 0.1, right
+
+
+# Options: each changes what it should
+
+
+def test_off_leaves_weights_as_they_are_and_reports_nothing() -> None:
+    result = pruned(calibration="off")
+    assert result.plan.meta["criterion"] == "l2" and not result.report.get("calibration")
+    kept = list(result.plan.keep["w1:0"])
+    assert np.array_equal(array_of(result.model, "w1"), array_of(cnn(), "w1")[kept])
+
+
+def test_sources_are_told(data: Path) -> None:
+    for calibration, source in (
+        (None, "synthetic"), ("none", "synthetic"), ("noise", "noise"), (str(data), "in-distribution"),
+        (f"ood:{data}", "out-of-distribution"), (images(), "in-distribution"), (images()["x"], "in-distribution"),
+    ):
+        report = pruned(calibration=calibration, samples=40).report
+        assert report["calibration"]["source"] == source and report["calibration"]["used"] == 40
+        assert report["calibration"]["samples"] == 40 and report["remark"] == ""
+
+
+def test_made_up_inputs_and_noise_differ() -> None:
+    one, other = (pruned(calibration=c, samples=40) for c in ("none", "noise"))
+    assert contents(one.model) != contents(other.model)
+
+
+def test_efforts_and_modes() -> None:
+    model = layered.deep().model()
+    x = {"x": np.random.default_rng(0).standard_normal((80, 10)).astype(np.float32)}
+    results = {
+        (repair, effort): pruned(model, calibration=x, repair=repair, effort=effort)
+        for repair in ("auto", "sequential") for effort in ("low", "medium", "high")
+    }
+    modes = {key: r.report["repair"]["mode"] for key, r in results.items()}
+    assert modes["auto", "low"] == "symmetric" and {m for k, m in modes.items() if k != ("auto", "low")} == {
+        "sequential"
+    }
+    assert contents(results["auto", "low"].model) != contents(results["sequential", "low"].model)
+    assert contents(results["sequential", "low"].model) != contents(results["sequential", "medium"].model)
+    assert relative(results["auto", "medium"]) < relative(results["auto", "low"])
+
+
+def test_high_effort_has_a_stage_for_every_layer() -> None:
+    model = layered.deep(20, 12).model()
+    x = {"x": np.random.default_rng(0).standard_normal((40, 10)).astype(np.float32)}
+    runs = {}
+    for effort in ("low", "medium", "high"):
+        said: list[str] = []
+        pruned(model, calibration=x, repair="sequential", effort=effort, progress=said.append)
+        runs[effort] = len({s.split(":")[0] for s in said if s.startswith("refitting")})
+    assert runs == {"low": 1, "medium": 16, "high": 21}
+
+
+def test_criteria_and_allocations() -> None:
+    plans = {}
+    cases: dict[str, dict[str, Any]] = {
+        "obs": {}, "l2": {"criterion": "l2"}, "error": {"sparsity": None, "target": {"macs": 0.5}},
+        "uniform": {"sparsity": None, "target": {"macs": 0.5}, "allocation": "uniform"},
+        "global": {"sparsity": None, "target": {"macs": 0.5}, "allocation": "global"},
+    }
+    for name, options in cases.items():
+        result = pruned(calibration=images(), **options)
+        plans[name] = {k: list(v) for k, v in result.plan.keep.items()}
+        assert result.plan.meta["criterion"] == ("l2" if name == "l2" else "obs")
+        if "target" in options:
+            assert result.report["after"]["macs"] <= 0.5 * result.report["before"]["macs"]
+    assert plans["obs"] != plans["l2"]
+    assert {k: len(v) for k, v in plans["obs"].items()} == {"w1:0": 16, "w2:0": 24}
+    assert plans["error"] != plans["uniform"]
+
+
+def test_memory_and_samples() -> None:
+    assert pruned(calibration=images(), samples=11).report["calibration"]["used"] == 11
+    assert pruned(samples=9).report["calibration"]["used"] == 9
+    passes = []
+    for memory in (1e-9, 2.0, float("inf")):
+        said: list[str] = []
+        pruned(calibration=images(), memory=memory, progress=said.append)
+        passes.append(len({s.split(":")[0] for s in said if s.startswith("statistics")}))
+    assert passes == [2, 1, 1]
+
+
+def test_plans_replay_and_repair_again(tmp_path: Path) -> None:
+    result = pruned(calibration=images(), target={"macs": 0.5}, sparsity=None)
+    result.plan.save(tmp_path / "plan.json")
+    again = pruned(sparsity=None, plan=tmp_path / "plan.json", calibration=images())
+    assert again.plan.keep == result.plan.keep and contents(again.model) == contents(result.model)
+    plain = pruned(sparsity=None, plan=tmp_path / "plan.json", calibration="off")
+    assert plain.plan.keep == result.plan.keep and contents(plain.model) != contents(result.model)
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    one, same = (pruned(target={"macs": 0.5}, sparsity=None, seed=1, samples=40) for _ in range(2))
+    other = pruned(target={"macs": 0.5}, sparsity=None, seed=2, samples=40)
+    assert one.plan.keep == same.plan.keep and contents(one.model) == contents(same.model)
+    assert contents(one.model) != contents(other.model)
+
+
+def test_threads_agree_to_rounding() -> None:
+    one, two = (pruned(calibration=images(), threads=n) for n in (1, 2))
+    assert one.plan.keep == two.plan.keep
+    x = images(20, 3)
+    outputs = [evaluate(graphprune.analyse(r.model).model, x) for r in (one, two)]
+    assert relative_error(*outputs)[0] < 1e-3
+
+
+# Wrong data and contradictions
+
+
+def test_wrong_data_is_refused_in_one_line(tmp_path: Path, net: Path) -> None:
+    x = images()["x"]
+    broken = x.copy()
+    broken[3, 0, 0, 0] = np.nan
+    for name, arrays, says in (
+        ("name", {"wrong": x}, "wrong"), ("shape", {"x": x[:, :2]}, "x"), ("nan", {"x": broken}, "NaN"),
+        ("empty", {"x": x[:0]}, ""), ("kind", {"x": np.full((4, 3, 8, 8), "a")}, "x"),
+    ):
+        path = tmp_path / f"{name}.npz"
+        np.savez(path, **arrays)
+        refused(tmp_path, "prune", net, "--sparsity", 0.5, "--calibration", path, *QUICK, says=says)
+        with pytest.raises(UsageError):
+            pruned(calibration=arrays)
+    for value, says in ((tmp_path / "nothing", "no such file"), (f"ood:{tmp_path / 'nothing'}", "no such file")):
+        refused(tmp_path, "prune", net, "--sparsity", 0.5, "--calibration", value, *QUICK, says=says)
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    (("--criterion", "obs", "--calibration", "off"), "needs calibration"),
+    (("--criterion", "obs", "--no-run"), "needs calibration"),
+    (("--allocation", "error", "--calibration", "off"), "--allocation error"),
+    (("--repair", "sequential", "--calibration", "off"), "--calibration off"),
+    (("--repair", "symmetric", "--no-run"), "--no-run"),
+    (("--preset", "imagenet"), "--preset"),
+    (("--preset", "imagenet", "--calibration", "off"), "--preset"),
+    (("--tokenizer", "t.json", "--calibration", "noise"), "--tokenizer"),
+    (("--samples", "0"), "samples"), (("--memory", "0"), "memory"), (("--effort", "most"), "effort"),
+    (("--repair", "all"), "repair"),
+])
+def test_contradictions_are_refused(tmp_path: Path, net: Path, options: tuple[str, ...], says: str) -> None:
+    refused(tmp_path, "prune", net, "--sparsity", 0.5, *QUICK, *options, says=says)
+
+
+def test_data_that_no_model_is_run_on_is_refused(tmp_path: Path, net: Path, data: Path) -> None:
+    refused(tmp_path, "prune", net, "--sparsity", 0.5, "--no-run", "--calibration", data, *QUICK, says="--no-run")
+
+
+def test_made_up_inputs_that_fail_are_a_remark(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any, **options: Any) -> Any:
+        raise GraphPruneError("no inputs come to mind")
+
+    monkeypatch.setattr("graphprune.accuracy.synthetic", fails)
+    result = pruned()
+    assert "no inputs come to mind" in result.report["remark"] and result.plan.meta["criterion"] == "l2"
+    assert result.report["calibration"] is None
+    with pytest.raises(GraphPruneError, match="needs calibration"):
+        pruned(criterion="obs")
+
+
+def test_layers_that_cannot_be_fitted_are_named() -> None:
+    net = Net()
+    w = net.weight(12, 12, name="w")
+    x = net("Relu", net.matmul(net.input("x", [None, 6]), 6, 12, name="a"))
+    y = net("Relu", net("MatMul", net("Relu", net("MatMul", x, w)), w))
+    net.output(net.matmul(y, 12, 3, name="c"))
+    report = pruned(net.model(), samples=40).report
+    assert "its weight is used more than once" in report["calibration"]["left_out"].values()
+    assert report["repair"]["layers"]
+
+
+# Models of many kinds
+
+
+def test_a_fixed_batch_of_one() -> None:
+    x = images(30)["x"]
+    for calibration in (None, {"x": x}):
+        report = pruned(cnn(batch=1), calibration=calibration, samples=30).report
+        assert report["calibration"]["used"] == 30
+        assert report["divergence"]["after"][0]["relative"] < 0.5 * report["divergence"]["before"][0]["relative"]
+
+
+def test_several_inputs() -> None:
+    net = Net()
+    x, z = net.input("x", [None, 6]), net.input("z", [None, 5, 4])
+    both = net("Add", net.gemm(x, 6, 16, name="a"), net("ReduceMean", net.matmul(z, 4, 16, name="c"), axes=[1],
+                                                         keepdims=0))
+    net.output(net.gemm(net("Relu", both), 16, 3, name="b"))
+    rng = np.random.default_rng(0)
+    arrays = {"x": rng.standard_normal((50, 6)).astype("f"), "z": rng.standard_normal((50, 5, 4)).astype("f")}
+    for calibration in (None, arrays, [{k: v[:25] for k, v in arrays.items()}, {k: v[25:] for k, v in arrays.items()}]):
+        result = pruned(net.model(), calibration=calibration, samples=50)
+        assert result.report["calibration"]["used"] == 50 and relative(result) < relative(result, "before")
+    with pytest.raises(UsageError, match="samples"):
+        pruned(net.model(), calibration={**arrays, "z": arrays["z"][:20]})
+
+
+def test_float16_models() -> None:
+    result = pruned(cnn(code=onnx.TensorProto.FLOAT16), samples=60)
+    assert relative(result) < relative(result, "before")
+    assert {w.data_type for w in result.model.graph.initializer} == {onnx.TensorProto.FLOAT16}
+
+
+def test_old_files_whose_weights_are_inputs() -> None:
+    result = pruned(cnn(ir_version=3, opset=9), calibration=images())
+    assert relative(result) < 0.5 * relative(result, "before")
+    result = pruned(layered.matmul().model(), samples=60)
+    assert relative(result) < relative(result, "before")
+
+
+def test_weights_in_another_file(tmp_path: Path) -> None:
+    path = external(cnn(), tmp_path / "big.onnx")
+    report = record("prune", path, "-o", tmp_path / "out.onnx", "--sparsity", 0.5, "--samples", 60, *QUICK)
+    assert report["divergence"]["after"][0]["relative"] < 0.5 * report["divergence"]["before"][0]["relative"]
+    assert (tmp_path / "out.onnx.data").exists()
+    again = pruned(cnn(), samples=60)
+    written = evaluate(graphprune.analyse(tmp_path / "out.onnx").model, images(9))
+    assert relative_error(evaluate(graphprune.analyse(again.model).model, images(9)), written)[0] < 1e-3
+
+
+def test_a_repaired_model_can_be_pruned_and_repaired_again() -> None:
+    model = layered.matmul().model()
+    for _ in range(2):
+        result = pruned(model, 0.3, samples=60)
+        assert result.report["repair"]["layers"]
+        onnx.checker.check_model(result.model, full_check=True)
+        assert [n.op_type for n in result.model.graph.node].count("Add") == 1
+        model = result.model
+
+
+def test_what_is_printed(tmp_path: Path, data: Path) -> None:
+    path = put(tmp_path / "m.onnx", cnn())
+    ran = cli("prune", path, "--sparsity", 0.5, "--calibration", data, *QUICK)
+    assert ran.code == 0 and "repair: sequential, 2 layers" in ran.out and "in-distribution" in ran.out
+    report = record("prune", path, "--sparsity", 0.5, "--calibration", f"ood:{data}", "--repair", "none", *QUICK)
+    assert report["repair"]["mode"] == "none" and report["repair"]["layers"] == []
+    assert report["divergence"]["before"] == report["divergence"]["after"]
