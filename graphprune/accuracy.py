@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ from graphprune.analysis import Analysis, Progress
 from graphprune.calibrate.choice import parse_calibration
 from graphprune.calibrate.knowledge import Knowledge, learn, threads_of
 from graphprune.calibrate.samples import Samples, describe
+from graphprune.calibrate.sensitivity import sensitivities
 from graphprune.calibrate.synthetic import synthetic
 from graphprune.errors import GraphPruneError, SessionError, UsageError
 from graphprune.options import Calibrating, Checking, Choosing
@@ -118,6 +119,12 @@ def calibrate(analysis: Analysis, asked: Calibrating, progress: Progress) -> tup
         return None, f"not calibrated: made-up inputs do not work here ({error})"
     if not known.stats.fit:
         return None, "not calibrated: no layer of this model can be fitted anew"
+    if asked.effort == "high":
+        weighed = sensitivities(
+            analysis.model, known.consumers.found, known.samples, batch=known.batch, seed=known.seed,
+            threads=threads_of(analysis), progress=progress,
+        )
+        known = replace(known, importance=weighed)
     return known, ""
 
 
@@ -126,11 +133,13 @@ def deciding(
 ) -> Callable[[Budget], PruningPlan]:
     """Return what makes plans by the error curves of all groups, computed once.
 
-    With the allocation `error` a plan's layers have the least summed error, as repair would leave it.
+    With the allocation `error` a plan's layers have the least summed error, as repair would leave it; with high
+    effort each layer's error counts as much as it changes the model's outputs.
     """
     coupling = analysis.coupling
     fallback = score(coupling, "l2").by_group
-    found = curves(coupling, coupling.groups, known.consumers, known.stats, fallback, align=align, progress=progress)
+    found = curves(coupling, coupling.groups, known.consumers, known.stats, fallback, align=align,
+                   importance=known.importance, progress=progress)
     return lambda budget: _planned(analysis, found, budget)
 
 
