@@ -7,7 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
@@ -304,6 +304,7 @@ def test_scores_of_a_dim_are_the_adjoint_of_keeping_its_indices(axis: Axis, seed
         np.testing.assert_allclose(scores, reduce(axis, np.abs(array).sum(axis=1))[dim])
 
 
+@settings(deadline=None)
 @given(axes())
 def test_owned_slots_are_those_that_disappear(axis: Axis) -> None:
     for dim in dict.fromkeys(leaves(axis)):
