@@ -2,8 +2,8 @@
 
 Nothing is trained. What is left of the layers is fitted anew: with 256 unlabelled training images that ship with the
 sample, with inputs that graphprune makes up, or not at all. Accuracy is that on the 1,000 labelled test images that
-ship with the sample. Latencies are measured on this machine, pruned and dense model in turn, one image at a time and one
-thread. Run it with:
+ship with the sample. Latencies are measured on this machine, pruned and dense model in turn, one image at a time and
+one thread. Run it with:
 
     python samples/1_prune_fashion_mnist.py [--seconds 1]
 """
