@@ -27,7 +27,7 @@ from graphprune.reconstruct.obs import Curve
 from graphprune.rewrite import Chosen, arranged
 from graphprune.score import DATA_CRITERIA, Scores, score
 
-_WORK = 1e12  # multiply-accumulates that made-up samples may cost
+_WORK = 1e11  # multiply-accumulates of one pass over made-up samples
 _FEWEST = 32
 _MOST_BYTES = 1e15
 _STAGES = {"low": 0, "medium": 16, "high": 10**6}
