@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
-from graphprune.axes import Axis, Dim, leaves, slots
+from graphprune.axes import Axis, Dim, leaves, owners
 from graphprune.groups import Coupling
 from graphprune.ops import DESIGNS, Design, Op
 
@@ -60,13 +61,10 @@ class Consumer:
 
     def columns_of(self, dim: Dim) -> list[Index]:
         """Return, for every index of a dim, the columns that go with it."""
-        out = []
-        everything = np.arange(dim.size)
-        for index in range(dim.size):
-            kept = slots(self.axis, {dim: np.delete(everything, index)})
-            gone = np.setdiff1d(np.arange(self.axis.size), kept)
-            out.append(self.spread(gone))
-        return out
+        owned = owners(self.axis, dim)
+        order = np.argsort(owned, kind="stable")
+        ends = np.searchsorted(owned[order], np.arange(dim.size + 1))
+        return [self.spread(order[a:b]) for a, b in pairwise(ends)]
 
     def spread(self, kept: npt.NDArray[np.integer]) -> Index:
         """Return the columns that belong to slots of the axis."""

@@ -160,6 +160,25 @@ def slots(axis: Axis, chosen: Mapping[Dim, npt.NDArray[np.int64]]) -> npt.NDArra
     return index
 
 
+def owners(axis: Axis, dim: Dim) -> npt.NDArray[np.int64]:
+    """Return for each slot of an axis the index of a dim that it goes with, -1 where it goes with none.
+
+    Where two factors of a product are the dim, it is the larger of both indices.
+
+    >>> a, b = Dim(2), Dim(3)
+    >>> owners(Sum((product(a, b), Dim(1))), b).tolist()
+    [0, 1, 2, 0, 1, 2, -1]
+    """
+    if isinstance(axis, Dim):
+        return np.arange(axis.size, dtype=np.int64) if axis is dim else np.full(axis.size, -1, np.int64)
+    if isinstance(axis, Sum):
+        return np.concatenate([np.zeros(0, np.int64), *(owners(p, dim) for p in axis.parts)])
+    found = np.full(1, -1, np.int64)
+    for p in axis.parts:
+        found = np.maximum(found[:, None], owners(p, dim)[None, :]).ravel()
+    return found
+
+
 def keep(axis: Axis, keeps: Mapping[Dim, npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_]:
     """Return which slots of an axis remain, given a keep vector for each dim (absent: all kept).
 
