@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import onnx_ir as ir
 
 from graphprune.calibrate.padding import real_rows, real_tokens
 from graphprune.calibrate.samples import Feed, Samples, rows_of
+from graphprune.calibrate.waiting import Rows, Waiting, enough_for
 from graphprune.consumers import Consumer
 from graphprune.errors import UsageError
 from graphprune.execute import session
@@ -20,6 +22,7 @@ from graphprune.runtime import Runtime, run
 
 Key = tuple[object, ...]
 Progress = Callable[[str], None]
+Sums: TypeAlias = npt.NDArray[np.float64]
 _POSITIONS = 64
 _ROWS_PER_COLUMN = 4
 _BLOCK = 4096
@@ -27,36 +30,42 @@ HELD = 5  # every fifth batch is held back, the last of them where there are few
 LIMIT = 2_000_000_000
 
 
-@dataclass
 class Gram:
     """Sums over rows x, in float64: `second` = sum of x x^T [groups, C, C]; sums of x, of |x| and of x = 0 [groups, C].
 
     >>> gram = Gram.empty(1, 2)
     >>> gram.add(np.array([[[1.0, 0.0], [-3.0, 2.0]]]))
-    >>> gram.first.tolist(), gram.absolute.tolist(), gram.zeros.tolist()
-    ([[-2.0, 2.0]], [[4.0, 2.0]], [[0.0, 1.0]])
+    >>> gram.first.tolist(), gram.absolute.tolist(), gram.zeros.tolist(), gram.second[0].tolist()
+    ([[-2.0, 2.0]], [[4.0, 2.0]], [[0.0, 1.0]], [[10.0, -6.0], [-6.0, 4.0]])
     """
 
-    second: npt.NDArray[np.float64]
-    first: npt.NDArray[np.float64]
-    absolute: npt.NDArray[np.float64]
-    zeros: npt.NDArray[np.float64]
-    rows: int = 0
+    def __init__(self, second: Sums, first: Sums, absolute: Sums, zeros: Sums) -> None:
+        self._second, self.first, self.absolute, self.zeros, self.rows = second, first, absolute, zeros, 0
+        self._waiting = Waiting(enough_for(second.shape[-1], _BLOCK))
 
     @classmethod
     def empty(cls, groups: int, columns: int) -> Gram:
         first, absolute, zeros = np.zeros((3, groups, columns))
         return cls(np.zeros((groups, columns, columns)), first, absolute, zeros)
 
+    @property
+    def second(self) -> Sums:
+        self._sum_up(self._waiting.rest())
+        return self._second
+
     def add(self, rows: npt.NDArray[np.floating]) -> None:
         """Add rows [groups, n, C]: products in float32 blocks of 4,096 rows, sums in float64."""
         for start in range(0, rows.shape[1], _BLOCK):
-            block = np.ascontiguousarray(rows[:, start : start + _BLOCK], dtype=np.float32)
-            self.second += np.matmul(block.transpose(0, 2, 1), block)
+            block = rows[:, start : start + _BLOCK]
             self.first += block.sum(axis=1, dtype=np.float64)
             self.zeros += block.shape[1] - np.count_nonzero(block, axis=1)
             self.absolute += np.abs(block).sum(axis=1, dtype=np.float64)
+            self._sum_up(self._waiting.add(block))
         self.rows += rows.shape[1]
+
+    def _sum_up(self, blocks: tuple[Rows, ...]) -> None:
+        for block in blocks:
+            self._second += np.matmul(block.transpose(0, 2, 1), block)
 
 
 @dataclass(frozen=True)

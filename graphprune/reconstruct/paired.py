@@ -12,6 +12,7 @@ import onnx_ir as ir
 from graphprune.calibrate.padding import real_rows, real_tokens
 from graphprune.calibrate.samples import Feed, Samples
 from graphprune.calibrate.statistics import Sampler, Watched, held_back, positions_wanted
+from graphprune.calibrate.waiting import Rows, Waiting, enough_for
 from graphprune.reconstruct.layers import Layer
 
 Matrix = npt.NDArray[np.float64]
@@ -20,34 +21,48 @@ Arrange = Callable[[Feed], Feed]
 _BLOCK = 4096
 
 
-@dataclass
 class Pair:
-    """Sums over rows for one block: x the pruned layer's rows [K], y the dense layer's outputs [O], in float64."""
+    """Sums over rows of one block, in float64: x [K] are the pruned layer's rows, y [O] the dense layer's outputs.
 
-    xx: Matrix
-    xy: Matrix
-    x: Matrix
-    y: Matrix
-    yy: float = 0.0
-    rows: int = 0
+    `xx` [K, K], `xy` [K, O], `x`, `y`, and `yy`, the sum of squares.
 
-    @classmethod
-    def empty(cls, columns: int, outputs: int) -> Pair:
-        return cls(
-            np.zeros((columns, columns)), np.zeros((columns, outputs)), np.zeros(columns), np.zeros(outputs)
-        )
+    >>> pair = Pair(1, 2)
+    >>> pair.add(np.array([[2.0]]), np.array([[1.0, 3.0]]))
+    >>> pair.xx.tolist(), pair.xy.tolist(), pair.yy
+    ([[4.0]], [[2.0, 6.0]], 10.0)
+    """
+
+    def __init__(self, columns: int, outputs: int) -> None:
+        self._xx, self._xy = np.zeros((columns, columns)), np.zeros((columns, outputs))
+        self.x, self.y = np.zeros(columns), np.zeros(outputs)
+        self.yy, self.rows = 0.0, 0
+        self._waiting = Waiting(enough_for(columns, _BLOCK))
+
+    @property
+    def xx(self) -> Matrix:
+        self._sum_up(self._waiting.rest())
+        return self._xx
+
+    @property
+    def xy(self) -> Matrix:
+        self._sum_up(self._waiting.rest())
+        return self._xy
 
     def add(self, x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> None:
         """Add rows [n, K] and answers [n, O]."""
         for start in range(0, len(x), _BLOCK):
-            a = np.ascontiguousarray(x[start : start + _BLOCK], dtype=np.float32)
-            b = np.ascontiguousarray(y[start : start + _BLOCK], dtype=np.float32)
-            self.xx += a.T @ a
-            self.xy += a.T @ b
+            a, b = x[start : start + _BLOCK], y[start : start + _BLOCK]
             self.x += a.sum(0, dtype=np.float64)
             self.y += b.sum(0, dtype=np.float64)
             self.yy += float(np.square(b, dtype=np.float64).sum())
+            self._sum_up(self._waiting.add(a, b))
         self.rows += len(x)
+
+    def _sum_up(self, blocks: tuple[Rows, ...]) -> None:
+        if blocks:
+            a, b = blocks
+            self._xx += a.T @ a
+            self._xy += a.T @ b
 
 
 @dataclass(frozen=True)
@@ -85,7 +100,7 @@ def gather_pairs(
             assert each.consumer.design.answers is not None
             y = each.consumer.design.answers(np.asarray(were[each.consumer.output], np.float32), sampler)
             pairs = into.setdefault(
-                each.node, [Pair.empty(len(p.columns), len(p.outputs)) for p in each.parts]
+                each.node, [Pair(len(p.columns), len(p.outputs)) for p in each.parts]
             )
             for g, (part, pair) in enumerate(zip(each.parts, pairs, strict=True)):
                 pair.add(x[g][there], y[part.block][there][:, part.outputs])
