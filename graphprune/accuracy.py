@@ -14,6 +14,7 @@ from graphprune.allocate.error import kept_counts
 from graphprune.analysis import Analysis, Progress
 from graphprune.calibrate.choice import parse_calibration
 from graphprune.calibrate.knowledge import Knowledge, learn, threads_of
+from graphprune.calibrate.remembered import remembered
 from graphprune.calibrate.samples import Samples, describe
 from graphprune.calibrate.sensitivity import sensitivities
 from graphprune.calibrate.synthetic import synthetic
@@ -109,7 +110,7 @@ def calibrate(analysis: Analysis, asked: Calibrating, progress: Progress) -> tup
     if _off(asked):
         return None, ""
     try:
-        samples = samples_for(analysis, asked)
+        samples = remembered(samples_for(analysis, asked))
         known = learn(
             analysis, samples, limit=int(min(asked.memory * 1e9, _MOST_BYTES)), seed=asked.seed, progress=progress
         )
