@@ -31,9 +31,8 @@ from graphprune.score import DATA_CRITERIA, Scores, score
 _WORK = 1e11  # multiply-accumulates of one pass over made-up samples
 _FEWEST = 32
 _MOST_BYTES = 1e15
-_STAGES = {"low": 0, "medium": 16, "high": 10**6}
-_STAGE_WORK = 8e12  # multiply-accumulates that stages may cost with medium effort: minutes on two cores
-_FEWEST_STAGES = 4
+_CORRECTIONS = {"low": (1, 4), "medium": (4, 16), "high": (10**6, 10**6)}  # fewest and most, by effort
+_CORRECTION_WORK = 4e12  # multiply-accumulates that they may cost: a minute or two on two cores
 
 
 Repairing: TypeAlias = "Callable[[Analysis, ir.Model, Chosen, Progress], dict[str, Any]]"
@@ -173,23 +172,21 @@ def repair(
 
     progress("comparing outputs")
     before = looked()
-    mode = asked.repair if asked.repair != "auto" else "sequential" if _STAGES[asked.effort] else "symmetric"
+    mode = asked.repair if asked.repair != "auto" else "sequential"
     layers: list[Mended] = []
     if mode != "none":
         layers = mend(
-            analysis.model, pruned, analysis.coupling, chosen, known, sequential=mode == "sequential",
-            stages=_stages(analysis, known, asked.effort), threads=threads, progress=progress,
+            analysis.model, pruned, analysis.coupling, chosen, known, threads=threads, progress=progress,
+            corrections=_corrections(analysis, known, asked.effort) if mode == "sequential" else 0,
         )
     return Repaired(tuple(layers), before, looked() if layers else before, mode)
 
 
-def _stages(analysis: Analysis, known: Knowledge, effort: str) -> int:
-    """Return in how many stages to repair: both models run over all samples for each of them."""
-    most = max(_STAGES[effort], 1)
-    if effort != "medium":
-        return most
-    affordable = int(_STAGE_WORK / max(analysis.dense.macs * known.stats.samples, 1))
-    return min(most, max(affordable, _FEWEST_STAGES))
+def _corrections(analysis: Analysis, known: Knowledge, effort: str) -> int:
+    """Return how many layers to correct: both models run over all samples for each of them."""
+    affordable = int(_CORRECTION_WORK / max(analysis.dense.macs * known.stats.samples, 1))
+    fewest, most = _CORRECTIONS[effort]
+    return max(fewest, min(most, affordable))
 
 
 def repair_record(known: Knowledge | None, done: Repaired | None, remark: str) -> dict[str, Any]:

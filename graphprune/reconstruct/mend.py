@@ -1,7 +1,7 @@
 """Repair of a pruned model: every layer's weights are fitted anew to what the dense layer gave, in closed form.
 
-Symmetric: each layer by itself, from statistics of the dense model. Sequential: in the order of the graph, each layer
-reads what the model as repaired so far gives it, and is fitted to the dense model's outputs; errors do not add up.
+Symmetric: each layer by itself, from statistics of the dense model. Sequential: then, in the order of the graph, layers
+are corrected: each reads what the model as repaired so far gives it, and is fitted to the dense model's outputs.
 What held-back samples do not confirm is not used.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -17,7 +17,7 @@ import onnx_ir as ir
 from graphprune.calibrate.knowledge import Knowledge
 from graphprune.calibrate.statistics import Gram
 from graphprune.groups import Coupling
-from graphprune.model import all_nodes, constant_of
+from graphprune.model import all_nodes
 from graphprune.reconstruct.layers import Layer, Matrix, Part, bias_of, layer, write
 from graphprune.reconstruct.obs import Quadratic
 from graphprune.reconstruct.paired import Pair, gather_pairs
@@ -25,7 +25,8 @@ from graphprune.reconstruct.ridge import Moments, Refit, repair
 from graphprune.rewrite import Chosen, arranged
 
 Progress = Callable[[str], None]
-_STAGES = 16
+Item = TypeVar("Item")
+_CORRECTIONS = 16
 _LEAST = 1e-30
 
 
@@ -46,31 +47,36 @@ def mend(
     chosen: Chosen,
     known: Knowledge,
     *,
-    sequential: bool = True,
-    stages: int = _STAGES,
+    corrections: int = _CORRECTIONS,
     threads: int = 0,
     progress: Progress = lambda text: None,
 ) -> list[Mended]:
     """Repair a pruned model in place; `dense` is the normalised model that it was made from.
 
-    Sequential repair takes `stages` runs of both models over the samples (at most one for each layer): layers of one
-    stage do not see each other's repair.
+    Every layer is refitted symmetrically; then so many of them (`corrections`, evenly along the graph, the last one
+    among them), one after the other, to what the model as repaired so far gives them: both models run over all samples
+    for each. Several layers between two corrections are not fitted to the same accumulated error: each would take it
+    back, and together they would take it back several times.
     """
     layers = _layers(pruned, coupling, chosen, known)
     nodes = all_nodes(pruned)
-    by_itself = [
-        x for x in layers
-        if not sequential or x.consumer.design.answers is None or bias_of(nodes[x.node], x) is None
+    refits = {x.node: _symmetric(x, coupling, known) for x in layers if x.touched}
+    done = {x.node: _written(pruned, x, refits[x.node]) for x in layers if x.touched}
+    correctable = [
+        x for x in layers if x.consumer.design.answers is not None and bias_of(nodes[x.node], x) is not None
     ]
-    done = [_symmetric(pruned, x, coupling, known) for x in by_itself if x.touched]
-    rest = [x for x in layers if x not in by_itself]
-    for part in _stages(rest, stages):
-        pairs = gather_pairs(
-            dense, pruned, part, known.samples, batch=known.batch, seed=known.seed, threads=threads,
-            arrange=lambda feed: arranged(feed, coupling, chosen), progress=progress,
+    points = evenly(correctable, corrections)
+    for k, each in enumerate(points):
+        progress(f"refitting {each.node}, {k + 1} of {len(points)}")
+        fit, held = gather_pairs(
+            dense, pruned, each, known, lambda feed: arranged(feed, coupling, chosen), threads
         )
-        done += [_asymmetric(pruned, x, pairs.fit[x.node], pairs.held.get(x.node)) for x in part]
-    return done
+        if held is not None:
+            before = refits.get(each.node)
+            found = _asymmetric(pruned, each, coupling, (fit, held), before)
+            if any(r.lam is not None for r in found):
+                done[each.node] = _written(pruned, each, found, before)
+    return list(done.values())
 
 
 def _layers(pruned: ir.Model, coupling: Coupling, chosen: Chosen, known: Knowledge) -> list[Layer]:
@@ -91,24 +97,34 @@ def _plain(value: object) -> object:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _stages(layers: Sequence[Layer], number: int) -> list[list[Layer]]:
-    """Cut layers into so many stretches, as equal as can be."""
-    number = max(1, min(number, len(layers)))
-    cuts = [round(k * len(layers) / number) for k in range(number + 1)]
-    return [list(layers[a:b]) for a, b in pairwise(cuts) if b > a]
+def evenly(items: Sequence[Item], number: int) -> list[Item]:
+    """Return so many of the items, at distances as equal as can be, the last one among them.
+
+    >>> evenly("abcdef", 3)
+    ['b', 'd', 'f']
+    """
+    number = max(0, min(number, len(items)))
+    return [items[round((k + 1) * len(items) / number) - 1] for k in range(number)]
 
 
-def _symmetric(pruned: ir.Model, each: Layer, coupling: Coupling, known: Knowledge) -> Mended:
-    weight = coupling.graph.weights[each.consumer.weight]
-    matrix = np.asarray(each.consumer.design.matrix(weight.read()), np.float64)
-    biased = each.design.answers is not None or each.design.bias is not None
+def _biased(each: Layer) -> bool:
+    """Return whether something can be added to what a layer puts out."""
+    return each.design.answers is not None or each.design.bias is not None
+
+
+def _originals(each: Layer, coupling: Coupling) -> Matrix:
+    return np.asarray(each.consumer.design.matrix(coupling.graph.weights[each.consumer.weight].read()), np.float64)
+
+
+def _symmetric(each: Layer, coupling: Coupling, known: Knowledge) -> list[Refit]:
+    matrix = _originals(each, coupling)
     refits = []
     for part in each.parts:
         sums = known.stats.fit[each.consumer.key], known.stats.held.get(each.consumer.key)
-        fit, held = (_moments(g, part, matrix, biased) if g is not None else None for g in sums)
+        fit, held = (_moments(g, part, matrix, _biased(each)) if g is not None else None for g in sums)
         assert fit is not None
-        refits.append(_refit(fit, held, matrix[part.block][np.ix_(part.columns, part.outputs)], biased))
-    return _finish(pruned, each, refits, biased)
+        refits.append(_refit(fit, held, matrix[part.block][np.ix_(part.columns, part.outputs)], _biased(each)))
+    return refits
 
 
 def _moments(gram: Gram, part: Part, matrix: Matrix, biased: bool) -> Moments:
@@ -120,19 +136,25 @@ def _moments(gram: Gram, part: Part, matrix: Matrix, biased: bool) -> Moments:
     return Moments.symmetric(quadratic, part.columns)
 
 
-def _asymmetric(pruned: ir.Model, each: Layer, fit: Sequence[Pair], held: Sequence[Pair] | None) -> Mended:
-    node = all_nodes(pruned)[each.node]
-    weight = constant_of(node.inputs[each.design.weight])
-    assert weight is not None
-    matrix = np.asarray(each.design.matrix(weight.numpy()), np.float64)
-    bias = bias_of(node, each)
+def _asymmetric(
+    pruned: ir.Model, each: Layer, coupling: Coupling, pairs: tuple[Sequence[Pair], Sequence[Pair]],
+    before: Sequence[Refit] | None,
+) -> list[Refit]:
+    """Return the refit of the original weights, whatever refit was written `before`."""
+    matrix = _originals(each, coupling)
+    bias = bias_of(all_nodes(pruned)[each.node], each)
     assert bias is not None
+    if before is not None and each.design.bias is not None:
+        bias = bias - _shift(before)
     biases = bias.reshape(len(each.parts), -1)
-    refits = []
-    for g in range(len(each.parts)):
-        others = _paired(held[g], biases[g]) if held is not None else None
-        refits.append(_refit(_paired(fit[g], biases[g]), others, matrix[g], True))
-    return _finish(pruned, each, refits, True)
+    return [
+        _refit(_paired(fit, b), _paired(held, b), matrix[part.block][np.ix_(part.columns, part.outputs)], True)
+        for part, fit, held, b in zip(each.parts, *pairs, biases, strict=True)
+    ]
+
+
+def _shift(refits: Sequence[Refit]) -> Matrix:
+    return np.concatenate([r.bias.ravel() for r in refits])
 
 
 def _refit(fit: Moments, held: Moments | None, weight: Matrix, biased: bool) -> Refit:
@@ -151,11 +173,12 @@ def _paired(pair: Pair, bias: Matrix) -> Moments:
     return Moments(pair.xx / n, mean, pair.xy / n - np.outer(mean, bias), target - bias, energy, pair.rows)
 
 
-def _finish(pruned: ir.Model, each: Layer, refits: Sequence[Refit], biased: bool) -> Mended:
+def _written(pruned: ir.Model, each: Layer, refits: Sequence[Refit], before: Sequence[Refit] | None = None) -> Mended:
+    """Write refits of the original weights into a model, over those that were written `before`."""
     node = all_nodes(pruned)[each.node]
-    fitted = any(r.lam is not None for r in refits)
-    weights = [r.weight for r in refits] if fitted else None
-    write(pruned, node, each, weights, [r.bias for r in refits] if biased else None)
+    fitted = any(r.lam is not None for r in (*refits, *(before or ())))
+    shift = [_shift(refits) - (_shift(before) if before else 0.0)] if _biased(each) else None
+    write(pruned, node, each, [r.weight for r in refits] if fitted else None, shift)
     plain, after = (max(float(np.mean([getattr(r, k) for r in refits])), 0.0) for k in ("plain", "error"))
     strengths = [r.lam for r in refits if r.lam is not None]
     return Mended(each.node, plain, after, max(strengths, default=None) if strengths else None)

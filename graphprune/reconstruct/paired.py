@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphprune.calibrate.knowledge import Knowledge
 from graphprune.calibrate.padding import real_rows, real_tokens
-from graphprune.calibrate.samples import Feed, Samples
+from graphprune.calibrate.samples import Feed
 from graphprune.calibrate.statistics import Sampler, Watched, held_back, positions_wanted
 from graphprune.calibrate.waiting import Rows, Waiting, enough_for
 from graphprune.reconstruct.layers import Layer
 
 Matrix = npt.NDArray[np.float64]
-Progress = Callable[[str], None]
 Arrange = Callable[[Feed], Feed]
 _BLOCK = 4096
 
@@ -65,43 +64,26 @@ class Pair:
             self._xy += a.T @ b
 
 
-@dataclass(frozen=True)
-class Paired:
-    """For every layer's blocks the sums to fit with and those held back."""
-
-    fit: Mapping[str, Sequence[Pair]]
-    held: Mapping[str, Sequence[Pair]]
-
-
 def gather_pairs(
-    dense: ir.Model, pruned: ir.Model, layers: Sequence[Layer], samples: Samples, *, batch: int = 16, seed: int = 0,
-    threads: int = 0, arrange: Arrange = lambda feed: feed, progress: Progress = lambda text: None,
-) -> Paired:
-    """Run both models on the same samples and sum up, for layers whose output is a plain product.
+    dense: ir.Model, pruned: ir.Model, layer: Layer, known: Knowledge, arrange: Arrange, threads: int = 0
+) -> tuple[Sequence[Pair], Sequence[Pair] | None]:
+    """Run both models on all samples, and return for each block of a layer the sums to fit with, and those held back.
 
-    `arrange` gives the dense model's inputs as the pruned one takes them.
+    `arrange` gives the dense model's inputs as the pruned one takes them. Where no sample is held back: None.
     """
-    before = Watched(dense, [x.consumer.output for x in layers], threads)
-    after = Watched(pruned, [x.consumer.data for x in layers], threads)
-    fit: dict[str, list[Pair]] = {}
-    held: dict[str, list[Pair]] = {}
-    is_held = held_back(samples, batch)
-    for number, feed in enumerate(samples.batches(batch)):
-        progress(f"refitting {layers[0].node}: batch {number + 1}")
-        were, are = before(feed), after(arrange(feed))
-        real = real_tokens(feed)
-        into = held if is_held(number) else fit
-        for each in layers:
-            wanted = positions_wanted(each.consumer.width, samples.count or 256)
-            sampler = Sampler(seed, number, wanted)
-            x = each.design.rows(np.asarray(are[each.consumer.data], np.float32), sampler)
-            told = real_rows(are[each.consumer.data], real, each.design.key, sampler)
-            there = slice(None) if told is None else told
-            assert each.consumer.design.answers is not None
-            y = each.consumer.design.answers(np.asarray(were[each.consumer.output], np.float32), sampler)
-            pairs = into.setdefault(
-                each.node, [Pair(len(p.columns), len(p.outputs)) for p in each.parts]
-            )
-            for g, (part, pair) in enumerate(zip(each.parts, pairs, strict=True)):
-                pair.add(x[g][there], y[part.block][there][:, part.outputs])
-    return Paired(fit, held)
+    before = Watched(dense, [layer.consumer.output], threads)
+    after = Watched(pruned, [layer.consumer.data], threads)
+    fit, held = ([Pair(len(p.columns), len(p.outputs)) for p in layer.parts] for _ in range(2))
+    samples, answers = known.samples, layer.consumer.design.answers
+    assert answers is not None
+    is_held = held_back(samples, known.batch)
+    for number, feed in enumerate(samples.batches(known.batch)):
+        were, are = before(feed)[layer.consumer.output], after(arrange(feed))[layer.consumer.data]
+        sampler = Sampler(known.seed, number, positions_wanted(layer.consumer.width, samples.count or 256))
+        x = layer.design.rows(np.asarray(are, np.float32), sampler)
+        y = answers(np.asarray(were, np.float32), sampler)
+        there = real_rows(are, real_tokens(feed), layer.design.key, sampler)
+        rows = slice(None) if there is None else there
+        for g, (part, pair) in enumerate(zip(layer.parts, held if is_held(number) else fit, strict=True)):
+            pair.add(x[g][rows], y[part.block][rows][:, part.outputs])
+    return fit, held if any(pair.rows for pair in held) else None
