@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import fmean
+from statistics import median
 from typing import Any, TypeAlias
 
 import onnx_ir as ir
@@ -34,6 +34,7 @@ _MOST_BYTES = 1e15
 _STAGES = {"low": 0, "medium": 16, "high": 10**6}
 _STAGE_WORK = 8e12  # multiply-accumulates that stages may cost with medium effort: minutes on two cores
 _FEWEST_STAGES = 4
+_LOOKS = 4  # parts of a repair in stages after which outputs are compared
 
 
 Repairing: TypeAlias = "Callable[[Analysis, ir.Model, Chosen, Progress], dict[str, Any]]"
@@ -41,13 +42,31 @@ Repairing: TypeAlias = "Callable[[Analysis, ir.Model, Chosen, Progress], dict[st
 
 
 @dataclass(frozen=True)
+class Look:
+    """How far the outputs are from the dense model's at one stage of repair."""
+
+    stage: str
+    outputs: tuple[Divergence, ...]
+
+    def record(self) -> dict[str, Any]:
+        return {"stage": self.stage, "outputs": [d.record() for d in self.outputs]}
+
+
+@dataclass(frozen=True)
 class Repaired:
-    """What repair did: layers, and how far the outputs are from the dense model's before and after."""
+    """What repair did: layers, and how far the outputs are from the dense model's, first before it, last after it."""
 
     layers: tuple[Mended, ...]
-    before: tuple[Divergence, ...]
-    after: tuple[Divergence, ...]
+    looks: tuple[Look, ...]
     mode: str
+
+    @property
+    def before(self) -> tuple[Divergence, ...]:
+        return self.looks[0].outputs
+
+    @property
+    def after(self) -> tuple[Divergence, ...]:
+        return self.looks[-1].outputs
 
     @property
     def damaged(self) -> bool:
@@ -138,9 +157,13 @@ def deciding(
     effort each layer's error counts as much as it changes the model's outputs.
     """
     coupling = analysis.coupling
-    fallback = score(coupling, "l2").by_group
-    found = curves(coupling, coupling.groups, known.consumers, known.stats, fallback, align=align,
-                   importance=known.importance, progress=progress)
+
+    def made() -> Mapping[str, Curve]:
+        fallback = score(coupling, "l2").by_group
+        return curves(coupling, coupling.groups, known.consumers, known.stats, fallback, align=align,
+                      importance=known.importance, progress=progress)
+
+    found = known.once(("curves", align), made)
     return lambda budget: _planned(analysis, found, budget)
 
 
@@ -163,24 +186,37 @@ def repair(
 
     A layer is repaired as far as samples held back confirm it.
     """
-    threads = threads_of(analysis)
 
     def looked() -> tuple[Divergence, ...]:
-        def arrange(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
-            return arranged(arrays, analysis.coupling, chosen)
+        progress("comparing outputs")
+        return divergences(analysis, pruned, chosen, known)
 
-        return tuple(measure(analysis.model, pruned, known, arrange, threads))
+    def watch(done: int, stages: int) -> None:
+        if done * _LOOKS // stages > (done - 1) * _LOOKS // stages:
+            seen.append(Look(f"after stage {done} of {stages}", looked()))
 
-    progress("comparing outputs")
-    before = looked()
+    seen = [Look("before repair", looked())]
     mode = asked.repair if asked.repair != "auto" else "sequential" if _STAGES[asked.effort] else "symmetric"
     layers: list[Mended] = []
     if mode != "none":
         layers = mend(
             analysis.model, pruned, analysis.coupling, chosen, known, sequential=mode == "sequential",
-            stages=_stages(analysis, known, asked.effort), threads=threads, progress=progress,
+            strengths=() if mode == "bias" else None, stages=_stages(analysis, known, asked.effort),
+            threads=threads_of(analysis), progress=progress, watch=watch,
         )
-    return Repaired(tuple(layers), before, looked() if layers else before, mode)
+    if layers:
+        seen.append(Look(f"after {mode} repair", looked()))
+    return Repaired(tuple(layers), tuple(seen), mode)
+
+
+def divergences(
+    analysis: Analysis, pruned: ir.Model, chosen: Chosen, known: Knowledge
+) -> tuple[Divergence, ...]:
+    """Return how far each output of a pruned model is from the dense model's, on held-back samples."""
+    def arrange(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+        return arranged(arrays, analysis.coupling, chosen)
+
+    return tuple(measure(analysis.model, pruned, known, arrange, threads_of(analysis)))
 
 
 def _stages(analysis: Analysis, known: Knowledge, effort: str) -> int:
@@ -203,16 +239,36 @@ def repair_record(known: Knowledge | None, done: Repaired | None, remark: str) -
         "repair": {
             "mode": done.mode,
             "layers": [asdict(x) for x in done.layers],
-            "error_before": _mean([x.before for x in done.layers]),
-            "error_after": _mean([x.after for x in done.layers]),
+            "error_before": _middle([x.before for x in done.layers]),
+            "error_after": _middle([x.after for x in done.layers]),
+            "largest_after": max((x.after for x in done.layers), default=None),
+            "notes": _notes(known, done),
         },
         "divergence": {
             "before": [d.record() for d in done.before], "after": [d.record() for d in done.after],
-            "damaged": done.damaged,
+            "stages": [look.record() for look in done.looks], "damaged": done.damaged, "onset": None,
         },
         "remark": remark,
     }
 
 
-def _mean(numbers: Sequence[float]) -> float | None:
-    return fmean(numbers) if numbers else None
+def _middle(numbers: Sequence[float]) -> float | None:
+    """Return the median: a layer whose outputs hardly vary may be off by many times that, and matters no more."""
+    return median(numbers) if numbers else None
+
+
+def _notes(known: Knowledge, done: Repaired) -> list[str]:
+    """Say where samples were too few, and what was done there."""
+    if not done.layers:
+        return []
+    if not known.stats.held:
+        return ["no samples were left to hold back, so that nothing is changed: give more"]
+    rows = {c.node: (known.stats.fit[c.key].rows, c.width) for c in known.consumers.found if c.key in known.stats.fit}
+    few = [(x.node, *rows[x.node]) for x in done.layers if x.node in rows and rows[x.node][0] < rows[x.node][1]]
+    if not few:
+        return []
+    node, have, columns = min(few, key=lambda f: f[1] / f[2])
+    return [
+        f"{len(few)} of {len(done.layers)} layers have fewer rows than columns ({node}: {have} of {columns}) and stay "
+        "closer to their old weights: more samples help"
+    ]

@@ -1,8 +1,9 @@
 """Repair of a pruned model: every layer's weights are fitted anew to what the dense layer gave, in closed form.
 
-Symmetric: each layer by itself, from statistics of the dense model. Sequential: in the order of the graph, each layer
-reads what the model as repaired so far gives it, and is fitted to the dense model's outputs; errors do not add up.
-What held-back samples do not confirm is not used.
+Bias: weights stay, and what a layer read of removed inputs becomes its mean. Symmetric: each layer by itself, from
+statistics of the dense model. Sequential: in the order of the graph, each layer reads what the model as repaired so far
+gives it, and is fitted to the dense model's outputs; errors do not add up. What held-back samples do not confirm is not
+used.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from graphprune.reconstruct.ridge import Moments, Refit, repair
 from graphprune.rewrite import Chosen, arranged
 
 Progress = Callable[[str], None]
+Watch = Callable[[int, int], None]
 _STAGES = 16
 _LEAST = 1e-30
 
@@ -47,14 +49,17 @@ def mend(
     known: Knowledge,
     *,
     sequential: bool = True,
+    strengths: Sequence[float] | None = None,
     stages: int = _STAGES,
     threads: int = 0,
     progress: Progress = lambda text: None,
+    watch: Watch = lambda done, stages: None,
 ) -> list[Mended]:
     """Repair a pruned model in place; `dense` is the normalised model that it was made from.
 
     Sequential repair takes `stages` runs of both models over the samples (at most one for each layer): layers of one
-    stage do not see each other's repair.
+    stage do not see each other's repair. `strengths` are those of refits that are tried; with none of them only
+    biases are repaired. `watch` is told (stages done, stages in all) after each stage but the last.
     """
     layers = _layers(pruned, coupling, chosen, known)
     nodes = all_nodes(pruned)
@@ -62,14 +67,16 @@ def mend(
         x for x in layers
         if not sequential or x.consumer.design.answers is None or bias_of(nodes[x.node], x) is None
     ]
-    done = [_symmetric(pruned, x, coupling, known) for x in by_itself if x.touched]
-    rest = [x for x in layers if x not in by_itself]
-    for part in _stages(rest, stages):
+    done = [_symmetric(pruned, x, coupling, known, strengths) for x in by_itself if x.touched]
+    parts = _stages([x for x in layers if x not in by_itself], stages)
+    for number, part in enumerate(parts, start=1):
         pairs = gather_pairs(
             dense, pruned, part, known.samples, batch=known.batch, seed=known.seed, threads=threads,
             arrange=lambda feed: arranged(feed, coupling, chosen), progress=progress,
         )
         done += [_asymmetric(pruned, x, pairs.fit[x.node], pairs.held.get(x.node)) for x in part]
+        if number < len(parts):
+            watch(number, len(parts))
     return done
 
 
@@ -98,7 +105,9 @@ def _stages(layers: Sequence[Layer], number: int) -> list[list[Layer]]:
     return [list(layers[a:b]) for a, b in pairwise(cuts) if b > a]
 
 
-def _symmetric(pruned: ir.Model, each: Layer, coupling: Coupling, known: Knowledge) -> Mended:
+def _symmetric(
+    pruned: ir.Model, each: Layer, coupling: Coupling, known: Knowledge, strengths: Sequence[float] | None
+) -> Mended:
     weight = coupling.graph.weights[each.consumer.weight]
     matrix = np.asarray(each.consumer.design.matrix(weight.read()), np.float64)
     biased = each.design.answers is not None or each.design.bias is not None
@@ -107,7 +116,8 @@ def _symmetric(pruned: ir.Model, each: Layer, coupling: Coupling, known: Knowled
         sums = known.stats.fit[each.consumer.key], known.stats.held.get(each.consumer.key)
         fit, held = (_moments(g, part, matrix, biased) if g is not None else None for g in sums)
         assert fit is not None
-        refits.append(_refit(fit, held, matrix[part.block][np.ix_(part.columns, part.outputs)], biased))
+        weight_left = matrix[part.block][np.ix_(part.columns, part.outputs)]
+        refits.append(_refit(fit, held, weight_left, biased, strengths))
     return _finish(pruned, each, refits, biased)
 
 
@@ -135,10 +145,12 @@ def _asymmetric(pruned: ir.Model, each: Layer, fit: Sequence[Pair], held: Sequen
     return _finish(pruned, each, refits, True)
 
 
-def _refit(fit: Moments, held: Moments | None, weight: Matrix, biased: bool) -> Refit:
+def _refit(
+    fit: Moments, held: Moments | None, weight: Matrix, biased: bool, strengths: Sequence[float] | None = None
+) -> Refit:
     """Return the repair that held-back rows confirm; nothing is repaired where there are none."""
     if held is not None:
-        return repair(fit, held, weight, biased=biased)
+        return repair(fit, held, weight, strengths, biased)
     error = fit.error(weight) / max(fit.variance(biased), _LEAST)
     return Refit(weight, np.zeros(len(fit.target)), None, error, error)
 
