@@ -18,6 +18,7 @@ from graphprune.calibrate.remembered import remembered
 from graphprune.calibrate.samples import Samples, describe
 from graphprune.calibrate.sensitivity import sensitivities
 from graphprune.calibrate.synthetic import synthetic
+from graphprune.calibrate.turns import turns
 from graphprune.errors import GraphPruneError, SessionError, UsageError
 from graphprune.options import Calibrating, Checking, Choosing
 from graphprune.plan import PruningPlan
@@ -84,6 +85,11 @@ def prepare(
     if not (checking.run and wanted) or _off(asked) or not analysis.coupling.groups:
         return None, None
     known, remark = calibrate(analysis, asked, progress)
+    if known is not None and choosing.criterion == "cfsp":
+        known = replace(known, turns=turns(
+            analysis.model, analysis.coupling, known.consumers.found, known.samples, batch=known.batch,
+            threads=threads_of(analysis), progress=progress,
+        ))
 
     def repairing(analysis: Analysis, pruned: ir.Model, chosen: Chosen, progress: Progress) -> dict[str, Any]:
         try:

@@ -144,31 +144,22 @@ def run_plan(
         guard_data(output, analysis.original, analysis.source)
     verdict: Verdict | None = None
     timing: Comparison | None = None
-    memory: tuple[float | None, float | None] = (None, None)
+    peaks: tuple[float | None, float | None] = (None, None)
     with workspace(folder) as work:
         with clock.stage("write"):
             progress("writing")
             written = write_into(pruned, work, output.name if output else "model.onnx", external=external)
         if checking.run:
             with clock.stage("validate"):
-                verdict = validate(
-                    written,
-                    analysis.reference,
-                    sizes_may_differ=analysis.coupling.graph.worlds.sizes_unknown,
-                    dense_passes_checker=lambda: _passes(analysis),
-                    arrange=lambda arrays: arranged(arrays, analysis.coupling, chosen),
-                    progress=progress,
-                )
-            if not verdict.passed:
-                raise ValidationError(f"the pruned model failed its checks, nothing was written: {verdict.failures}")
+                verdict = _validated(analysis, written, chosen, progress)
         if checking.run and checking.time and not analysis.reference.converted:
             with clock.stage("measure"):
-                from graphprune import timed
+                from graphprune.timed import latency, memory
 
                 progress("timing")
-                timing = timed.latency(analysis, written, chosen, checking.seconds)
+                timing = latency(analysis, written, chosen, checking.seconds)
                 progress("measuring memory")
-                memory = timed.memory(analysis, written, chosen)
+                peaks = memory(analysis, written, chosen)
         if evaluator is not None:
             with clock.stage("evaluate"):
                 progress("evaluating")
@@ -178,7 +169,7 @@ def run_plan(
     seconds = {**analysis.seconds, **clock.seconds}
     from graphprune.report.record import Findings, prune_record
 
-    record = {**prune_record(analysis, plan, after, Findings(proof, verdict, timing, memory), seconds), **mended}
+    record = {**prune_record(analysis, plan, after, Findings(proof, verdict, timing, peaks), seconds), **mended}
     return Result(pruned, plan, record, analysis.original, analysis.source, external)
 
 
@@ -193,6 +184,21 @@ def _rewritten(
         return pruned, {}
     with clock.stage("reconstruct"):
         return pruned, repairing(analysis, pruned, chosen, progress)
+
+
+def _validated(analysis: Analysis, written: Path, chosen: Chosen, progress: Progress) -> Verdict:
+    """Check a written model; raises ValidationError."""
+    verdict = validate(
+        written,
+        analysis.reference,
+        sizes_may_differ=analysis.coupling.graph.worlds.sizes_unknown,
+        dense_passes_checker=lambda: _passes(analysis),
+        arrange=lambda arrays: arranged(arrays, analysis.coupling, chosen),
+        progress=progress,
+    )
+    if not verdict.passed:
+        raise ValidationError(f"the pruned model failed its checks, nothing was written: {verdict.failures}")
+    return verdict
 
 
 def _passes(analysis: Analysis) -> bool:

@@ -43,7 +43,7 @@ CriterionOpt = Annotated[
     str,
     typer.Option(
         "--criterion",
-        help="obs; by what layers read: wanda, flap, activation, apoz; by weights: l1, l2, lamp, fpgm, bn_scale; "
+        help="obs; by what layers read: wanda, flap, activation, apoz, cfsp; by weights: l1, l2, lamp, fpgm, bn_scale; "
         "random; auto: obs or l2.",
     ),
 ]

@@ -25,8 +25,8 @@ _BATCHES = 10
 class Knowledge:
     """Samples, who contracts what, and statistics of it; `batch` is how many samples go into one run.
 
-    `importance` says by node how much an error there counts (`sensitivities`), 1 where it says nothing. Mutable only in
-    what it remembers of what was computed from it.
+    `importance` says by node how much an error there counts (`sensitivities`), 1 where it says nothing; `turns` by how
+    much the block turns that the node ends. Mutable only in what it remembers of what was computed from it.
     """
 
     samples: Samples
@@ -35,6 +35,7 @@ class Knowledge:
     batch: int
     seed: int
     importance: Mapping[str, float] = field(default_factory=dict)
+    turns: Mapping[str, float] = field(default_factory=dict)
     _made: dict[Hashable, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
