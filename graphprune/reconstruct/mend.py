@@ -28,12 +28,14 @@ from graphprune.rewrite import Chosen, arranged
 Progress = Callable[[str], None]
 Watch = Callable[[int, int], None]
 _STAGES = 16
-_LEAST = 1e-30
 
 
 @dataclass(frozen=True)
 class Mended:
-    """What became of one layer: errors on held-back rows, fractions of the output's energy, before and after."""
+    """What became of one layer: errors on held-back rows before and after, as fractions of the output's variance.
+
+    `before` may be far above 1: an output that hardly varies around a constant loses much of the constant.
+    """
 
     node: str
     before: float
@@ -151,7 +153,7 @@ def _refit(
     """Return the repair that held-back rows confirm; nothing is repaired where there are none."""
     if held is not None:
         return repair(fit, held, weight, strengths, biased)
-    error = fit.error(weight) / max(fit.variance(biased), _LEAST)
+    error = fit.error(weight) / fit.scale(biased)
     return Refit(weight, np.zeros(len(fit.target)), None, error, error)
 
 
