@@ -17,12 +17,13 @@ from graphprune.calibrate.knowledge import Knowledge, learn, threads_of
 from graphprune.calibrate.remembered import remembered
 from graphprune.calibrate.samples import Samples, describe
 from graphprune.calibrate.sensitivity import sensitivities
+from graphprune.calibrate.statistics import HELD
 from graphprune.calibrate.synthetic import synthetic
 from graphprune.calibrate.turns import turns
 from graphprune.errors import GraphPruneError, SessionError, UsageError
 from graphprune.options import Calibrating, Checking, Choosing
 from graphprune.plan import PruningPlan
-from graphprune.quality import Divergence, measure
+from graphprune.quality import MOST, Divergence, measure
 from graphprune.reconstruct.curves import curves, marginal, ranked
 from graphprune.reconstruct.mend import Mended, mend
 from graphprune.reconstruct.obs import Curve
@@ -36,6 +37,7 @@ _STAGES = {"low": 0, "medium": 16, "high": 10**6}
 _STAGE_WORK = 8e12  # multiply-accumulates that stages may cost with medium effort: minutes on two cores
 _FEWEST_STAGES = 4
 _LOOKS = 4  # parts of a repair in stages after which outputs are compared
+_LOOK_WORK = 2e11  # multiply-accumulates that comparisons between stages may cost, unless effort is high: seconds
 
 
 Repairing: TypeAlias = "Callable[[Analysis, ir.Model, Chosen, Progress], dict[str, Any]]"
@@ -197,8 +199,10 @@ def repair(
         progress("comparing outputs")
         return divergences(analysis, pruned, chosen, known)
 
+    often = asked.effort == "high" or look_work(analysis, known) * (_LOOKS - 1) <= _LOOK_WORK
+
     def watch(done: int, stages: int) -> None:
-        if done * _LOOKS // stages > (done - 1) * _LOOKS // stages:
+        if often and done * _LOOKS // stages > (done - 1) * _LOOKS // stages:
             seen.append(Look(f"after stage {done} of {stages}", looked()))
 
     seen = [Look("before repair", looked())]
@@ -223,6 +227,12 @@ def divergences(
         return arranged(arrays, analysis.coupling, chosen)
 
     return tuple(measure(analysis.model, pruned, known, arrange, threads_of(analysis)))
+
+
+def look_work(analysis: Analysis, known: Knowledge) -> float:
+    """Return how many multiply-accumulates one comparison of the outputs takes, of both models together."""
+    samples = known.stats.samples
+    return 2.0 * analysis.dense.macs * min(MOST * known.batch, samples / HELD if known.stats.held else samples)
 
 
 def _stages(analysis: Analysis, known: Knowledge, effort: str) -> int:
@@ -252,7 +262,8 @@ def repair_record(known: Knowledge | None, done: Repaired | None, remark: str) -
         },
         "divergence": {
             "before": [d.record() for d in done.before], "after": [d.record() for d in done.after],
-            "stages": [look.record() for look in done.looks], "damaged": done.damaged, "onset": None,
+            "stages": [look.record() for look in done.looks], "held_back": bool(known.stats.held),
+            "damaged": done.damaged, "onset": None,
         },
         "remark": remark,
     }
@@ -275,6 +286,6 @@ def _notes(known: Knowledge, done: Repaired) -> list[str]:
         return []
     node, have, columns = min(few, key=lambda f: f[1] / f[2])
     return [
-        f"{len(few)} of {len(done.layers)} layers have fewer rows than columns ({node}: {have} of {columns}) and stay "
-        "closer to their old weights: more samples help"
+        f"{len(few)} of {len(done.layers)} layers: fewer rows than columns ({node}: {have} of {columns}), which keeps "
+        "them closer to their old weights; more samples help"
     ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from graphprune.accuracy import Repairing, divergences
+from graphprune.accuracy import Repairing, divergences, look_work
 from graphprune.allocate import Budget
 from graphprune.calibrate.knowledge import Knowledge, threads_of
 from graphprune.errors import GraphPruneError
@@ -23,7 +23,6 @@ Decide = Callable[[Budget], "PruningPlan"]
 _TRIES = 4
 _WORK = 1e13  # multiplications that all tries together may cost: minutes on two cores
 _PASSES = 8  # solutions of a layer's system that one repair takes, with cross-products
-_RUNS = 32  # batches that a comparison runs, of both models together
 
 
 @dataclass(frozen=True)
@@ -31,18 +30,22 @@ class Onset:
     """The most that was found not to damage the outputs; `budget` asks for it, as `--sparsity` or `--target` do.
 
     `macs` and `params` are the fractions that are kept then. All of them are None where even the least that was tried
-    does damage. `least` is the gentlest budget that was found to damage.
+    does damage. `least` is the gentlest budget that was found to damage; `repair` is what was repaired by.
     """
 
     budget: Mapping[str, float] | None
     macs: float | None
     params: float | None
     least: Mapping[str, float]
+    repair: str
 
     def record(self) -> dict[str, Any]:
         """Return it as plain JSON."""
         found = dict(self.budget) if self.budget is not None else None
-        return {"budget": found, "macs": self.macs, "params": self.params, "damaged_at": dict(self.least)}
+        damaged_at = dict(self.least)
+        return {
+            "budget": found, "macs": self.macs, "params": self.params, "damaged_at": damaged_at, "repair": self.repair
+        }
 
 
 def telling_onset(
@@ -58,22 +61,27 @@ def telling_onset(
         asked = budget
         if budget.targets:  # a speed-up was met by other MACs than were asked for first
             asked = replace(budget, targets=_reached(analysis, budget, sizes))
-        found = onset(analysis, known, decider(), asked, progress)
+        found = onset(analysis, known, decider(), asked, _cheapest(done["repair"]["mode"]), progress)
         return {**done, "divergence": {**done["divergence"], "onset": found.record() if found else None}}
 
     return told
 
 
+def _cheapest(mode: str) -> str:
+    """Return the repair to search with: instead of the one in order, the one layer by layer, which is much cheaper."""
+    return "symmetric" if mode == "sequential" else mode
+
+
 def onset(
-    analysis: Analysis, known: Knowledge, decide: Decide, budget: Budget, progress: Progress
+    analysis: Analysis, known: Knowledge, decide: Decide, budget: Budget, repair: str, progress: Progress
 ) -> Onset | None:
     """Search by bisection for the most of a damaging budget that leaves the outputs undamaged on held-back samples.
 
-    Every try is a plan, rewritten and repaired layer by layer (symmetric), which is cheap; what repairs in order gives
-    may be a little better, so the answer is on the safe side. There are at most four tries, fewer for large models,
-    and none (None is returned) where not even two are affordable.
+    Every try is a plan, rewritten and repaired (`repair` is none, bias or symmetric); what repair in order gives may be
+    a little better, so the answer is on the safe side. There are at most four tries, fewer for large models, and none
+    (None is returned) where not even two are affordable.
 
-    >>> onset(analysis, known, decide, Budget(sparsity=0.9), progress).budget  # doctest: +SKIP
+    >>> onset(analysis, known, decide, Budget(sparsity=0.9), "symmetric", progress).budget  # doctest: +SKIP
     {'sparsity': 0.39375}
     """
     tries = min(_TRIES, int(_WORK / max(_cost(analysis, known), 1.0)))
@@ -86,16 +94,16 @@ def onset(
         share = (low + high) / 2
         try:
             plan = decide(eased(budget, share))
-            damaged = _damaged(analysis, known, plan.chosen(analysis.coupling))
+            damaged = _damaged(analysis, known, plan.chosen(analysis.coupling), repair)
         except GraphPruneError:  # no plan for so little: alignment has too few steps
             break
         low, high, found = (low, share, found) if damaged else (share, high, plan)
     least = _asked(eased(budget, high))
     if found is None:
-        return Onset(None, None, None, least)
+        return Onset(None, None, None, least, repair)
     after = analysis.costs(found.sizes_of(analysis.coupling))
     macs, params = (after.of(k) / max(analysis.dense.of(k), 1) for k in ("macs", "params"))
-    return Onset(_asked(eased(budget, low)), macs, params, least)
+    return Onset(_asked(eased(budget, low)), macs, params, least, repair)
 
 
 def eased(budget: Budget, share: float) -> Budget:
@@ -118,15 +126,18 @@ def _reached(analysis: Analysis, budget: Budget, sizes: Mapping[Any, int]) -> di
     return {k: min(max(after.of(k) / max(analysis.dense.of(k), 1), 1e-9), 1.0) for k in budget.targets}
 
 
-def _damaged(analysis: Analysis, known: Knowledge, chosen: Chosen) -> bool:
-    """Return whether a pruned model's outputs are damaged after the cheapest repair."""
+def _damaged(analysis: Analysis, known: Knowledge, chosen: Chosen, repair: str) -> bool:
+    """Return whether a pruned model's outputs are damaged after a cheap repair."""
     pruned = rearranged(analysis.model, analysis.coupling, chosen)
-    mend(analysis.model, pruned, analysis.coupling, chosen, known, sequential=False, threads=threads_of(analysis))
+    if repair != "none":
+        mend(
+            analysis.model, pruned, analysis.coupling, chosen, known, sequential=False,
+            strengths=() if repair == "bias" else None, threads=threads_of(analysis),
+        )
     return any(d.damaged for d in divergences(analysis, pruned, chosen, known))
 
 
 def _cost(analysis: Analysis, known: Knowledge) -> float:
     """Return about how many multiplications one try takes."""
     solving = sum(c.groups * c.width**3 for c in known.consumers.found if c.key in known.stats.fit)
-    running = analysis.dense.macs * min(_RUNS * known.batch, 2 * known.stats.samples)
-    return float(_PASSES * solving + running)
+    return _PASSES * solving + look_work(analysis, known)

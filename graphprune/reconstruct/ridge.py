@@ -8,8 +8,8 @@ All shrink toward the original weights, never toward zero: with lam -> infinity 
 the moments are the centred ones, and b' = E[y] - E[z]^T W'_K.
 
 Sources: ridge regression toward a prior mean: Hoerl and Kennard, Ridge regression (1970), and Frantar and Alistarh,
-Optimal brain compression (NeurIPS 2022), for layers; asymmetric inputs: He et al., Channel pruning (ICCV 2017), section
-3.2; bias compensation: An et al., FLAP (AAAI 2024). Mean replacement is the same formula.
+Optimal brain compression (NeurIPS 2022), for layers; asymmetric inputs: He et al., Channel pruning (ICCV 2017), whole
+model pruning; bias compensation: An et al., FLAP (AAAI 2024). Mean replacement is the same formula.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ def print_repair(console: Console, record: Mapping[str, Any], verbose: bool = Fa
     if verbose and repair["layers"]:
         console.print(_layers_table(repair["layers"]))
     if apart["stages"][0]["outputs"]:
-        console.print("outputs against the dense model's, on samples held back:")
+        where = "on samples held back" if apart["held_back"] else "on the samples it was calibrated on"
+        console.print(f"outputs against the dense model's, {where}:")
         console.print(_stages_table(apart["stages"], verbose))
     if apart["damaged"]:
         console.print(damage_words(apart))
