@@ -35,7 +35,7 @@ def print_repair(console: Console, record: Mapping[str, Any], verbose: bool = Fa
         console.print(f"outputs against the dense model's, {where}:")
         console.print(_stages_table(apart["stages"], verbose))
     if apart["damaged"]:
-        console.print(damage_words(apart))
+        console.print(damage_words(apart, repair["mode"]))
     for said in data["assumed"]:
         console.print(f"calibration: {said}")
 
@@ -55,19 +55,20 @@ def _percent(fraction: float) -> str:
     return f"{fraction:.1%}" if fraction <= _MOST else f"over {_MOST:.0%}"
 
 
-def damage_words(apart: Mapping[str, Any]) -> str:
+def damage_words(apart: Mapping[str, Any], mode: str = "sequential") -> str:
     """Return the warning about damaged outputs, with how much may go without damage where that was searched.
 
     >>> damage_words({"onset": {"budget": {"macs": 0.62}, "macs": 0.62, "damaged_at": {"macs": 0.55}}})
     'damaged: the outputs are far from the dense model's; down to macs=0.62 they are not: prune less, ...
     """
     found = apart["onset"]
-    hint = "prune less, or give (more) data by --calibration"
+    other = "give (more) data by --calibration" if mode in ("symmetric", "sequential") else "use --repair sequential"
+    hint = f"prune less, or {other}"
     begin = "damaged: the outputs are far from the dense model's"
     if found is None:
         return f"{begin}: {hint}"
     if found["budget"] is None:
-        return f"{begin}, and already at {_budget(found['damaged_at'])}: give (more) data by --calibration"
+        return f"{begin}, and already at {_budget(found['damaged_at'])}: {other}"
     way = "up to" if "sparsity" in found["budget"] else "down to"
     return f"{begin}; {way} {_budget(found['budget'])} they are not: {hint}"
 
