@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from statistics import median
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import onnx_ir as ir
@@ -15,7 +14,7 @@ from graphprune.analysis import Analysis, Progress
 from graphprune.calibrate.choice import parse_calibration
 from graphprune.calibrate.knowledge import Knowledge, learn, threads_of
 from graphprune.calibrate.remembered import remembered
-from graphprune.calibrate.samples import Samples, describe
+from graphprune.calibrate.samples import Samples
 from graphprune.calibrate.sensitivity import sensitivities
 from graphprune.calibrate.statistics import HELD
 from graphprune.calibrate.synthetic import synthetic
@@ -23,10 +22,11 @@ from graphprune.calibrate.turns import turns
 from graphprune.errors import GraphPruneError, SessionError, UsageError
 from graphprune.options import Calibrating, Checking, Choosing
 from graphprune.plan import PruningPlan
-from graphprune.quality import MOST, Divergence, measure
+from graphprune.quality import Divergence, measure
 from graphprune.reconstruct.curves import curves, marginal, ranked
 from graphprune.reconstruct.mend import Mended, mend
 from graphprune.reconstruct.obs import Curve
+from graphprune.repaired import Look, Repaired, repair_record
 from graphprune.rewrite import Chosen, arranged
 from graphprune.score import DATA_CRITERIA, Scores, score
 
@@ -37,43 +37,12 @@ _STAGES = {"low": 0, "medium": 16, "high": 10**6}
 _STAGE_WORK = 8e12  # multiply-accumulates that stages may cost with medium effort: minutes on two cores
 _FEWEST_STAGES = 4
 _LOOKS = 4  # parts of a repair in stages after which outputs are compared
+_BATCHES = 16  # that one comparison runs
 _LOOK_WORK = 2e11  # multiply-accumulates that comparisons between stages may cost, unless effort is high: seconds
 
 
 Repairing: TypeAlias = "Callable[[Analysis, ir.Model, Chosen, Progress], dict[str, Any]]"
 """Repairs a pruned model in place, and returns what a report says of it."""
-
-
-@dataclass(frozen=True)
-class Look:
-    """How far the outputs are from the dense model's at one stage of repair."""
-
-    stage: str
-    outputs: tuple[Divergence, ...]
-
-    def record(self) -> dict[str, Any]:
-        return {"stage": self.stage, "outputs": [d.record() for d in self.outputs]}
-
-
-@dataclass(frozen=True)
-class Repaired:
-    """What repair did: layers, and how far the outputs are from the dense model's, first before it, last after it."""
-
-    layers: tuple[Mended, ...]
-    looks: tuple[Look, ...]
-    mode: str
-
-    @property
-    def before(self) -> tuple[Divergence, ...]:
-        return self.looks[0].outputs
-
-    @property
-    def after(self) -> tuple[Divergence, ...]:
-        return self.looks[-1].outputs
-
-    @property
-    def damaged(self) -> bool:
-        return any(d.damaged for d in self.after)
 
 
 def prepare(
@@ -165,13 +134,9 @@ def deciding(
     effort each layer's error counts as much as it changes the model's outputs.
     """
     coupling = analysis.coupling
-
-    def made() -> Mapping[str, Curve]:
-        fallback = score(coupling, "l2").by_group
-        return curves(coupling, coupling.groups, known.consumers, known.stats, fallback, align=align,
-                      importance=known.importance, progress=progress)
-
-    found = known.once(("curves", align), made)
+    fallback = score(coupling, "l2").by_group
+    found = curves(coupling, coupling.groups, known.consumers, known.stats, fallback, align=align,
+                   importance=known.importance, progress=progress)
     return lambda budget: _planned(analysis, found, budget)
 
 
@@ -232,7 +197,7 @@ def divergences(
 def look_work(analysis: Analysis, known: Knowledge) -> float:
     """Return how many multiply-accumulates one comparison of the outputs takes, of both models together."""
     samples = known.stats.samples
-    return 2.0 * analysis.dense.macs * min(MOST * known.batch, samples / HELD if known.stats.held else samples)
+    return 2.0 * analysis.dense.macs * min(_BATCHES * known.batch, samples / HELD if known.stats.held else samples)
 
 
 def _stages(analysis: Analysis, known: Knowledge, effort: str) -> int:
@@ -242,50 +207,3 @@ def _stages(analysis: Analysis, known: Knowledge, effort: str) -> int:
         return most
     affordable = int(_STAGE_WORK / max(analysis.dense.macs * known.stats.samples, 1))
     return min(most, max(affordable, _FEWEST_STAGES))
-
-
-def repair_record(known: Knowledge | None, done: Repaired | None, remark: str) -> dict[str, Any]:
-    """Return what a report says of calibration and repair."""
-    if known is None or done is None:
-        return {"calibration": None, "repair": None, "divergence": None, "remark": remark}
-    return {
-        "calibration": {
-            **describe(known.samples), "used": known.stats.samples, "left_out": dict(known.consumers.left_out)
-        },
-        "repair": {
-            "mode": done.mode,
-            "layers": [asdict(x) for x in done.layers],
-            "error_before": _middle([x.before for x in done.layers]),
-            "error_after": _middle([x.after for x in done.layers]),
-            "largest_after": max((x.after for x in done.layers), default=None),
-            "notes": _notes(known, done),
-        },
-        "divergence": {
-            "before": [d.record() for d in done.before], "after": [d.record() for d in done.after],
-            "stages": [look.record() for look in done.looks], "held_back": bool(known.stats.held),
-            "damaged": done.damaged, "onset": None,
-        },
-        "remark": remark,
-    }
-
-
-def _middle(numbers: Sequence[float]) -> float | None:
-    """Return the median: a layer whose outputs hardly vary may be off by many times that, and matters no more."""
-    return median(numbers) if numbers else None
-
-
-def _notes(known: Knowledge, done: Repaired) -> list[str]:
-    """Say where samples were too few, and what was done there."""
-    if not done.layers:
-        return []
-    if not known.stats.held:
-        return ["no samples were left to hold back, so that nothing is changed: give more"]
-    rows = {c.node: (known.stats.fit[c.key].rows, c.width) for c in known.consumers.found if c.key in known.stats.fit}
-    few = [(x.node, *rows[x.node]) for x in done.layers if x.node in rows and rows[x.node][0] < rows[x.node][1]]
-    if not few:
-        return []
-    node, have, columns = min(few, key=lambda f: f[1] / f[2])
-    return [
-        f"{len(few)} of {len(done.layers)} layers: fewer rows than columns ({node}: {have} of {columns}), which keeps "
-        "them closer to their old weights; more samples help"
-    ]

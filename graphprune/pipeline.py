@@ -101,7 +101,8 @@ def decider(
     if criterion == "obs":
         if known is None:
             raise UsageError("--criterion obs needs calibration, and there is none: see --calibration, and --run")
-        return deciding(analysis, known, _align(choosing), progress)
+        align = _align(choosing)
+        return known.once(("deciding", align), lambda: deciding(analysis, known, align, progress))
     how = (criterion, choosing.aggregate, choosing.normalise, analysis.looking.seed)
     scores = score(analysis.coupling, *how, known=known)
     return lambda budget: allocate(analysis.coupling, scores, analysis.costs, budget)

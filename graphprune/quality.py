@@ -18,7 +18,7 @@ from graphprune.runtime import Runtime, run
 
 Array = npt.NDArray[Any]
 Arrange = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-MOST = 16  # batches that are compared
+_MOST = 16
 _TINY = 1e-12
 _HUGE = 1e30
 _SLACK = 1e-6
@@ -66,7 +66,7 @@ def measure(
     alone = not known.stats.held
     sums: dict[str, _Sums] = {}
     held = (feed for k, feed in enumerate(known.samples.batches(known.batch)) if alone or is_held(k))
-    for feed in islice(held, MOST):
+    for feed in islice(held, _MOST):
         a, b = arrange(run(left, feed)), run(right, arrange(feed))
         for name, before in a.items():
             after = b.get(name)
