@@ -30,7 +30,7 @@ def print_repair(console: Console, record: Mapping[str, Any], verbose: bool = Fa
         console.print(f"repair: {said}")
     if verbose and repair["layers"]:
         console.print(_layers_table(repair["layers"]))
-    if apart["stages"][0]["outputs"]:
+    if apart["stages"][-1]["outputs"]:
         where = "on samples held back" if apart["held_back"] else "on the samples it was calibrated on"
         console.print(f"outputs against the dense model's, {where}:")
         console.print(_stages_table(apart["stages"], verbose))
@@ -91,19 +91,17 @@ def _stages_table(stages: Sequence[Mapping[str, Any]], verbose: bool) -> Table:
     names = [o["output"] for o in stages[-1]["outputs"]]
     if len(names) > 1 and not verbose:
         stages = [stages[0], *stages[1:][-1:]]
-        names = sorted(names, key=lambda n: -_of(stages[-1], n)["relative"])[:_SHOWN]
+        worst = {o["output"]: -o["relative"] for o in stages[-1]["outputs"]}
+        names = sorted(names, key=lambda n: worst[n])[:_SHOWN]
     table = table_of(None, "output", "stage", *_NUMBERS, right=_NUMBERS)
     for name in names:
-        for k, stage in enumerate(stages):
-            table.add_row("" if k else name, stage["stage"], *_numbers(_of(stage, name)))
+        rows = [(stage["stage"], o) for stage in stages for o in stage["outputs"] if o["output"] == name]
+        for k, (stage, found) in enumerate(rows):
+            table.add_row("" if k else name, stage, *_numbers(found))
     left = len(stages[-1]["outputs"]) - len(names)
     if left:
         table.add_row(f"and {left} others, which differ less")
     return table
-
-
-def _of(stage: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    return next(o for o in stage["outputs"] if o["output"] == name)  # type: ignore[no-any-return]
 
 
 def _numbers(found: Mapping[str, Any]) -> tuple[str, ...]:
