@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from statistics import fmean
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import onnx_ir as ir
@@ -15,9 +14,11 @@ from graphprune.analysis import Analysis, Progress
 from graphprune.calibrate.choice import parse_calibration
 from graphprune.calibrate.knowledge import Knowledge, learn, threads_of
 from graphprune.calibrate.remembered import remembered
-from graphprune.calibrate.samples import Samples, describe
+from graphprune.calibrate.samples import Samples
 from graphprune.calibrate.sensitivity import sensitivities
+from graphprune.calibrate.statistics import HELD
 from graphprune.calibrate.synthetic import synthetic
+from graphprune.calibrate.turns import turns
 from graphprune.errors import GraphPruneError, SessionError, UsageError
 from graphprune.options import Calibrating, Checking, Choosing
 from graphprune.plan import PruningPlan
@@ -25,6 +26,7 @@ from graphprune.quality import Divergence, measure
 from graphprune.reconstruct.curves import curves, marginal, ranked
 from graphprune.reconstruct.mend import Mended, mend
 from graphprune.reconstruct.obs import Curve
+from graphprune.repaired import Look, Repaired, repair_record
 from graphprune.rewrite import Chosen, arranged
 from graphprune.score import DATA_CRITERIA, Scores, score
 
@@ -33,24 +35,13 @@ _FEWEST = 32
 _MOST_BYTES = 1e15
 _CORRECTIONS = {"low": (1, 4), "medium": (4, 16), "high": (10**6, 10**6)}  # fewest and most, by effort
 _CORRECTION_WORK = 4e12  # multiply-accumulates that they may cost: a minute or two on two cores
+_LOOKS = 4  # parts of the corrections after which outputs are compared
+_BATCHES = 16  # that one comparison runs
+_LOOK_WORK = 2e11  # multiply-accumulates that comparisons in between may cost, unless effort is high: seconds
 
 
 Repairing: TypeAlias = "Callable[[Analysis, ir.Model, Chosen, Progress], dict[str, Any]]"
 """Repairs a pruned model in place, and returns what a report says of it."""
-
-
-@dataclass(frozen=True)
-class Repaired:
-    """What repair did: layers, and how far the outputs are from the dense model's before and after."""
-
-    layers: tuple[Mended, ...]
-    before: tuple[Divergence, ...]
-    after: tuple[Divergence, ...]
-    mode: str
-
-    @property
-    def damaged(self) -> bool:
-        return any(d.damaged for d in self.after)
 
 
 def prepare(
@@ -64,6 +55,11 @@ def prepare(
     if not (checking.run and wanted) or _off(asked) or not analysis.coupling.groups:
         return None, None
     known, remark = calibrate(analysis, asked, progress)
+    if known is not None and choosing.criterion == "cfsp":
+        known = replace(known, turns=turns(
+            analysis.model, analysis.coupling, known.consumers.found, known.samples, batch=known.batch,
+            threads=threads_of(analysis), progress=progress,
+        ))
 
     def repairing(analysis: Analysis, pruned: ir.Model, chosen: Chosen, progress: Progress) -> dict[str, Any]:
         try:
@@ -162,24 +158,51 @@ def repair(
 
     A layer is repaired as far as samples held back confirm it.
     """
-    threads = threads_of(analysis)
 
     def looked() -> tuple[Divergence, ...]:
-        def arrange(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
-            return arranged(arrays, analysis.coupling, chosen)
+        progress("comparing outputs")
+        return divergences(analysis, pruned, chosen, known)
 
-        return tuple(measure(analysis.model, pruned, known, arrange, threads))
+    often = asked.effort == "high" or look_work(analysis, known) * (_LOOKS - 1) <= _LOOK_WORK
 
-    progress("comparing outputs")
-    before = looked()
+    def watch(done: int, corrections: int) -> float:
+        if done in (0, corrections) or (often and done * _LOOKS // corrections > (done - 1) * _LOOKS // corrections):
+            stage = f"after correction {done} of {corrections}" if done else "after symmetric repair"
+            seen.append(Look(stage, looked()))
+        return seen[-1].off
+
+    seen = [Look("before repair", looked())]
     mode = asked.repair if asked.repair != "auto" else "sequential"
     layers: list[Mended] = []
     if mode != "none":
         layers = mend(
-            analysis.model, pruned, analysis.coupling, chosen, known, threads=threads, progress=progress,
+            analysis.model, pruned, analysis.coupling, chosen, known,
+            strengths=() if mode == "bias" else None, threads=threads_of(analysis), progress=progress, watch=watch,
             corrections=_corrections(analysis, known, asked.effort) if mode == "sequential" else 0,
         )
-    return Repaired(tuple(layers), before, looked() if layers else before, mode)
+    corrected = [k for k, look in enumerate(seen) if look.stage.startswith("after symmetric")]
+    if corrected and seen[-1].off > seen[corrected[0]].off:  # taken back
+        seen.append(replace(seen[corrected[0]], stage="corrections taken back"))
+        mode = "symmetric"
+    elif layers and not corrected:
+        seen.append(Look(f"after {mode} repair", looked()))
+    return Repaired(tuple(layers), tuple(seen), mode)
+
+
+def divergences(
+    analysis: Analysis, pruned: ir.Model, chosen: Chosen, known: Knowledge
+) -> tuple[Divergence, ...]:
+    """Return how far each output of a pruned model is from the dense model's, on held-back samples."""
+    def arrange(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+        return arranged(arrays, analysis.coupling, chosen)
+
+    return tuple(measure(analysis.model, pruned, known, arrange, threads_of(analysis)))
+
+
+def look_work(analysis: Analysis, known: Knowledge) -> float:
+    """Return how many multiply-accumulates one comparison of the outputs takes, of both models together."""
+    samples = known.stats.samples
+    return 2.0 * analysis.dense.macs * min(_BATCHES * known.batch, samples / HELD if known.stats.held else samples)
 
 
 def _corrections(analysis: Analysis, known: Knowledge, effort: str) -> int:
@@ -187,29 +210,3 @@ def _corrections(analysis: Analysis, known: Knowledge, effort: str) -> int:
     affordable = int(_CORRECTION_WORK / max(analysis.dense.macs * known.stats.samples, 1))
     fewest, most = _CORRECTIONS[effort]
     return max(fewest, min(most, affordable))
-
-
-def repair_record(known: Knowledge | None, done: Repaired | None, remark: str) -> dict[str, Any]:
-    """Return what a report says of calibration and repair."""
-    if known is None or done is None:
-        return {"calibration": None, "repair": None, "divergence": None, "remark": remark}
-    return {
-        "calibration": {
-            **describe(known.samples), "used": known.stats.samples, "left_out": dict(known.consumers.left_out)
-        },
-        "repair": {
-            "mode": done.mode,
-            "layers": [asdict(x) for x in done.layers],
-            "error_before": _mean([x.before for x in done.layers]),
-            "error_after": _mean([x.after for x in done.layers]),
-        },
-        "divergence": {
-            "before": [d.record() for d in done.before], "after": [d.record() for d in done.after],
-            "damaged": done.damaged,
-        },
-        "remark": remark,
-    }
-
-
-def _mean(numbers: Sequence[float]) -> float | None:
-    return fmean(numbers) if numbers else None

@@ -13,6 +13,7 @@ from graphprune import feeds as feeding
 from graphprune.errors import UsageError
 from graphprune.execute import relative_error
 from graphprune.measure import bench, compare_latency, peak_memory_mb
+from graphprune.metric import Metric, judge, name_of
 from graphprune.model import load
 from graphprune.pipeline import Analysis, Looking, analyse
 from graphprune.report.record import costs_record, timing_record
@@ -21,9 +22,12 @@ from graphprune.sizes import input_symbols
 
 
 def compare_models(
-    before: Path, after: Path, looking: Looking, seconds: float, progress: Callable[[str], None]
+    before: Path, after: Path, looking: Looking, seconds: float, progress: Callable[[str], None],
+    metric: Metric | None = None,
 ) -> dict[str, Any]:
     """Return what `compare --json` prints; raises a GraphPruneError.
+
+    `metric` is the caller's own, asked about both files.
 
     Where inputs of the second model are smaller (a state with fewer heads), it is given the leading part of the
     first one's; outputs of other sizes are named in `other_sizes` and not compared.
@@ -38,6 +42,7 @@ def compare_models(
     outputs = [run(open_session(p, looking.runtime), f) for p, f in zip((before, after), feeds, strict=True)]
     inputs_moved, moved = (_moved(*pair) for pair in (feeds, outputs))
     first = {name: a for name, a in outputs[0].items() if name not in moved}
+    evaluation = _evaluation(metric, before, after, progress)
     progress("timing")
     timing = compare_latency(before, after, feeds[0], feeds[1], looking.runtime, seconds)
     memory = [peak_memory_mb(p, f, looking.runtime) for p, f in zip((before, after), feeds, strict=True)]
@@ -47,11 +52,22 @@ def compare_models(
         **timing_record(timing),
         "max_relative_difference": relative_error(first, outputs[1])[0],
         "other_sizes": {"inputs": inputs_moved, "outputs": moved},
+        "evaluation": evaluation,
         "proof": None,
         "plan": None,
         "assumed": list(one.assumed),
         "seconds": {"before": sum(one.seconds.values()), "after": sum(two.seconds.values())},
     }
+
+
+def _evaluation(
+    metric: Metric | None, before: Path, after: Path, progress: Callable[[str], None]
+) -> dict[str, Any] | None:
+    if metric is None:
+        return None
+    progress("evaluating")
+    found = {key: judge(metric, path, str(path)) for key, path in (("before", before), ("after", after))}
+    return {"metric": name_of(metric), **found}
 
 
 def bench_models(

@@ -20,6 +20,7 @@ from graphprune.terminal import (
     CalibrationOpt,
     CriterionOpt,
     EffortOpt,
+    EvaluateOpt,
     ExcludeOpt,
     FloorOpt,
     IncludeOpt,
@@ -74,7 +75,7 @@ def inspect(
     from graphprune.report.record import inspect_record
 
     with talk.progress() as progress:
-        looking = looking_of(input_shape, None, "cpu", 1, batch, 0, model, allow_io)
+        looking = looking_of(input_shape, None, "cpu", None, batch, 0, model, allow_io)
         analysis = analyse(model, looking, progress)
         record = inspect_record(analysis, pin)
         if graph is not None:
@@ -97,7 +98,7 @@ def explain(
     from graphprune.pipeline import analyse
 
     with talk.progress() as progress:
-        analysis = analyse(model, looking_of(input_shape, None, "cpu", 1, None, 0, model, allow_io), progress)
+        analysis = analyse(model, looking_of(input_shape, None, "cpu", None, None, 0, model, allow_io), progress)
         found = find(analysis.coupling, name, other)
     record = {
         "name": name,
@@ -119,7 +120,7 @@ def explain(
 @app.command()
 def prove(
     model: ModelArg, json_: JsonOpt = False, quiet: QuietOpt = False, input_shape: ShapeOpt = None,
-    inputs: InputsOpt = None, threads: ThreadsOpt = 1, batch: BatchOpt = None, seed: SeedOpt = 0,
+    inputs: InputsOpt = None, threads: ThreadsOpt = None, batch: BatchOpt = None, seed: SeedOpt = 0,
     allow_io: AllowOpt = None,
 ) -> None:
     """Prove that the groups are right: permuting all of them must not change the outputs."""
@@ -153,10 +154,10 @@ def plan(
     sparsity: SparsityOpt = None, target: TargetOpt = None, speedup: SpeedOpt = None, criterion: CriterionOpt = "auto",
     aggregate: AggregateOpt = "sum", normalise: NormaliseOpt = "mean", allocation: AllocationOpt = "auto",
     align: AlignOpt = "auto", floor: FloorOpt = 0.1, include: IncludeOpt = None, exclude: ExcludeOpt = None,
-    input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu", threads: ThreadsOpt = 1,
-    batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None, calibration: CalibrationOpt = None,
-    preset: PresetOpt = None, tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = 512,
-    memory: MemoryOpt = 2.0,
+    input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu",
+    threads: ThreadsOpt = None, batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None,
+    calibration: CalibrationOpt = None, preset: PresetOpt = None, tokenizer: TokenizerOpt = None,
+    length: LengthOpt = None, samples: SamplesOpt = 512, memory: MemoryOpt = 2.0,
 ) -> None:
     """Decide what would be pruned, and write that as a plan, without pruning."""
     talk = Talk(json_, quiet, verbose)
@@ -194,11 +195,11 @@ def prune(
     sparsity: SparsityOpt = None, target: TargetOpt = None, speedup: SpeedOpt = None, criterion: CriterionOpt = "auto",
     aggregate: AggregateOpt = "sum", normalise: NormaliseOpt = "mean", allocation: AllocationOpt = "auto",
     align: AlignOpt = "auto", floor: FloorOpt = 0.1, include: IncludeOpt = None, exclude: ExcludeOpt = None,
-    input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu", threads: ThreadsOpt = 1,
-    batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None, seconds: SecondsOpt = 2.0,
-    calibration: CalibrationOpt = None, preset: PresetOpt = None, tokenizer: TokenizerOpt = None,
-    length: LengthOpt = None, samples: SamplesOpt = 512, memory: MemoryOpt = 2.0, repair: RepairOpt = "auto",
-    effort: EffortOpt = "medium",
+    input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu",
+    threads: ThreadsOpt = None, batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None,
+    seconds: SecondsOpt = 2.0, calibration: CalibrationOpt = None, preset: PresetOpt = None,
+    tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = 512, memory: MemoryOpt = 2.0,
+    repair: RepairOpt = "auto", effort: EffortOpt = "medium", evaluate: EvaluateOpt = None,
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run the result before it is written.")] = True,
     prove: Annotated[bool, typer.Option("--prove/--no-prove", help="Prove the groups by permuting them.")] = True,
     timing: Annotated[bool, typer.Option("--time/--no-time", help="Time both models.")] = True,
@@ -209,8 +210,9 @@ def prune(
     talk = Talk(json_, quiet, verbose)
     target_path = output if output is not None else model.with_name(f"{model.stem}.pruned.onnx")
     asked = calibrating_of(calibration, preset, tokenizer, length, samples, memory, repair, effort, seed)
+    from graphprune.metric import find_metric
     from graphprune.output import guard
-    from graphprune.pipeline import Checking, Choosing, analyse, make_plan, prepare, run_plan
+    from graphprune.pipeline import Checking, Choosing, Order, analyse, carry_out
     from graphprune.plan import PruningPlan
     from graphprune.report import text
 
@@ -223,21 +225,19 @@ def prune(
             sparsity, target, speedup, criterion, aggregate, normalise, allocation, align, floor, include, exclude
         )
     decided = PruningPlan.load(plan_file) if plan_file is not None else None
+    checking = Checking(run, prove, timing, seconds, find_metric(evaluate))
     with talk.progress() as progress:
         looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model, allow_io)
         looking = looking.allowing(decided.allow_io if decided is not None else ())
         analysis = _runnable(analyse(model, looking, progress), run)
-        checking = Checking(run, prove, timing, seconds)
-        known, repairing = prepare(analysis, choosing or Choosing(), checking, asked, progress)
-        if decided is None:
-            assert choosing is not None
-            decided = make_plan(analysis, choosing, progress, known)
-        result = run_plan(analysis, decided, checking, target_path, progress, repairing)
+        result = carry_out(analysis, Order(choosing or Choosing(), checking, asked, decided), target_path, progress)
     talk.show({**result.report, "output": str(target_path)}, text.print_prune, str(target_path), verbose)
-    talk.warn_if_whole(decided.keep)
-    measured = result.report["speedup"]
+    talk.warn_if_whole(result.plan.keep)
+    measured, evaluation = result.report["speedup"], result.report["evaluation"]
     if speedup is not None and measured is not None and measured < speedup * 0.95:
         talk.warn(f"asked for {speedup:g}x, but the written model measured {measured:.2f}x: is the machine busy?")
+    if evaluation is not None and evaluation["error"]:
+        raise UsageError(f"{evaluation['error']}; the pruned model was written: {target_path}")
 
 
 def _runnable(analysis: Analysis, run: bool) -> Analysis:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -21,6 +21,8 @@ class Looking:
     """How a model is looked at and run: input sizes and contents, provider, threads.
 
     `allow_io` has shell patterns of the inputs and outputs whose sizes may change (state that goes in and out).
+    `threads` are those of runs that nobody times (calibration, repair), 0 for one per core; None: those of the
+    runtime where it has more than one, else one per core.
     """
 
     input_shapes: Shapes = field(default_factory=dict)
@@ -30,6 +32,7 @@ class Looking:
     runtime: Runtime = field(default_factory=Runtime)
     seed: int = 0
     observe: bool = True
+    threads: int | None = None
 
     def allowing(self, patterns: Iterable[str]) -> Looking:
         """Return the same with more patterns of inputs and outputs that may change.
@@ -88,7 +91,8 @@ class Calibrating:
 
     `calibration` is a path, a dict of arrays, a CalibrationDataReader or an iterable; None or "none": inputs are made
     up; "noise", "ood:PATH"; "off": nothing is run. At most `samples` are used; sums of statistics take at most `memory`
-    GB. `repair` is auto, none, symmetric or sequential; `effort` low, medium or high.
+    GB. `repair` is auto, none, bias (removed inputs become their means), symmetric or sequential; `effort` low, medium
+    or high.
     """
 
     calibration: Any = None
@@ -97,7 +101,7 @@ class Calibrating:
     length: int | None = None
     samples: int = 512
     memory: float = 2.0
-    repair: Literal["auto", "none", "symmetric", "sequential"] = "auto"
+    repair: Literal["auto", "none", "bias", "symmetric", "sequential"] = "auto"
     effort: Literal["low", "medium", "high"] = "medium"
     seed: int = 0
 
@@ -118,18 +122,27 @@ class Calibrating:
         )
 
 
-REPAIRS = ("auto", "none", "symmetric", "sequential")
+REPAIRS = ("auto", "none", "bias", "symmetric", "sequential")
 EFFORTS = ("low", "medium", "high")
 
 
 @dataclass(frozen=True)
 class Checking:
-    """What is done with the result before it is given: run, prove, time."""
+    """What is done with the result before it is given: run, prove, time, evaluate.
+
+    `evaluate` is the caller's own metric: a function (or its name, `module:function`) that takes the path of an ONNX
+    file and returns a number, or numbers by name.
+    """
 
     run: bool = True
     prove: bool = True
     time: bool = True
     seconds: float = 2.0
+    evaluate: str | Callable[[str], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.evaluate is not None and not self.run:
+            raise UsageError("--evaluate runs the pruned model, but --no-run is given")
 
 
 def parse_targets(texts: Iterable[str]) -> dict[str, float]:
@@ -166,7 +179,8 @@ def spelled(options: Mapping[str, Any]) -> dict[str, Any]:
         given = target if isinstance(target, Mapping) else parse_targets(texts)
         out["targets"] = parse_targets(f"{kind}={fraction}" for kind, fraction in given.items())
     if out.keys() & {"provider", "threads"}:
-        out["runtime"] = Runtime(**{k: out.pop(k) for k in ("provider", "threads") if k in out})
+        out["runtime"] = Runtime(**{k: out[k] for k in ("provider", "threads") if out.get(k) is not None})
+        out.pop("provider", None)
     for name in ("include", "exclude", "allow_io"):
         if name in out:
             out[name] = (out[name],) if isinstance(out[name], str) else tuple(out[name])

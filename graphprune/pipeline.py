@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,33 +22,32 @@ from graphprune.allocate import Budget, allocate
 from graphprune.allocate.align import detect_alignment
 from graphprune.analysis import Analysis, Clock, Progress, analyse, silent
 from graphprune.errors import NothingPrunable, UsageError, ValidationError
+from graphprune.metric import Evaluator, find_metric, telling_unrepaired
 from graphprune.model import (
     EMBED_LIMIT,
     ModelLike,
-    embedded,
     has_external_data,
     publish,
-    save,
     tensor_bytes,
     write_into,
 )
+from graphprune.onset import telling_onset
 from graphprune.options import Calibrating, Checking, Choosing, Looking, spelled
 from graphprune.output import MARK, guard_data, workspace
 from graphprune.plan import PruningPlan
 from graphprune.prove import Proof, prove
+from graphprune.result import Result
 from graphprune.rewrite import Chosen, arranged, rearranged
 from graphprune.score import score
 from graphprune.validate import Verdict, check_file, validate
 
 if TYPE_CHECKING:
-    import onnx
-
     from graphprune.calibrate.knowledge import Knowledge
     from graphprune.measure import Comparison
 
 __all__ = [
-    "MARK", "Analysis", "Calibrating", "Checking", "Choosing", "Looking", "Progress", "Result", "analyse", "make_plan",
-    "prepare", "prune", "run_plan",
+    "MARK", "Analysis", "Calibrating", "Checking", "Choosing", "Looking", "Order", "Progress", "Result", "analyse",
+    "carry_out", "make_plan", "prepare", "prune", "run_plan",
 ]
 
 
@@ -67,18 +66,9 @@ def make_plan(
     if not coupling.groups:
         reasons = "; ".join(dict.fromkeys(reason for _, reason, _ in coupling.pins()))
         raise NothingPrunable(f"every axis of every weight is pinned: {reasons[:300] or 'no axis is free'}")
-    criterion, allocation = choosing.settled(known is not None)
-    budget = Budget(
-        sparsity=choosing.sparsity,
-        targets={"macs": 1 / max(choosing.speedup, 1.0)} if choosing.speedup else dict(choosing.targets),
-        allocation=allocation,
-        align=detect_alignment() if choosing.align == "auto" else int(choosing.align),
-        floor=choosing.floor,
-        include=choosing.include,
-        exclude=choosing.exclude,
-    )
+    budget = _budget(choosing, known)
     progress("scoring")
-    decide = _decider(analysis, criterion, choosing, known, budget.align, progress)
+    decide = decider(analysis, choosing, known, progress)
     progress("allocating")
     if choosing.speedup is not None:
         from graphprune.speed import allocate_for_speed
@@ -87,14 +77,32 @@ def make_plan(
     return named(decide(budget), analysis)
 
 
-def _decider(
-    analysis: Analysis, criterion: str, choosing: Choosing, known: Knowledge | None, align: int, progress: Progress
+def _budget(choosing: Choosing, known: Knowledge | None) -> Budget:
+    return Budget(
+        sparsity=choosing.sparsity,
+        targets={"macs": 1 / max(choosing.speedup, 1.0)} if choosing.speedup else dict(choosing.targets),
+        allocation=choosing.settled(known is not None)[1],
+        align=_align(choosing),
+        floor=choosing.floor,
+        include=choosing.include,
+        exclude=choosing.exclude,
+    )
+
+
+def _align(choosing: Choosing) -> int:
+    return detect_alignment() if choosing.align == "auto" else int(choosing.align)
+
+
+def decider(
+    analysis: Analysis, choosing: Choosing, known: Knowledge | None, progress: Progress
 ) -> Callable[[Budget], PruningPlan]:
     """Return what makes a plan for a budget: scores or error curves are computed once."""
+    criterion, _ = choosing.settled(known is not None)
     if criterion == "obs":
         if known is None:
             raise UsageError("--criterion obs needs calibration, and there is none: see --calibration, and --run")
-        return deciding(analysis, known, align, progress)
+        align = _align(choosing)
+        return known.once(("deciding", align), lambda: deciding(analysis, known, align, progress))
     how = (criterion, choosing.aggregate, choosing.normalise, analysis.looking.seed)
     scores = score(analysis.coupling, *how, known=known)
     return lambda budget: allocate(analysis.coupling, scores, analysis.costs, budget)
@@ -106,28 +114,6 @@ def named(plan: PruningPlan, analysis: Analysis) -> PruningPlan:
     return plan.allowing(analysis.looking.allow_io)
 
 
-@dataclass(frozen=True)
-class Result:
-    """A pruned model that passed its checks, with its plan and what was measured."""
-
-    ir_model: ir.Model
-    plan: PruningPlan
-    report: Mapping[str, Any]
-    dense: ir.Model
-    source: Path | None = None
-    external: bool = False
-
-    @cached_property
-    def model(self) -> onnx.ModelProto:
-        """The pruned model as a ModelProto, weights included."""
-        return ir.to_proto(embedded(self.ir_model))
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model (beside its place, then renamed); weights go into `NAME.data` if the source's did."""
-        guard_data(Path(path), self.dense, self.source)
-        save(self.ir_model, path, external=self.external or None)
-
-
 def run_plan(
     analysis: Analysis,
     plan: PruningPlan,
@@ -135,10 +121,13 @@ def run_plan(
     output: Path | None = None,
     progress: Progress = silent,
     repairing: Repairing | None = None,
+    *,
+    evaluator: Evaluator | None = None,
 ) -> Result:
     """Rewrite the model by a plan, repair it, check it, time it, and write it if everything passed.
 
-    Raises ValidationError if a check fails (nothing is written then), PlanError if the plan does not fit.
+    `evaluator` is asked about the result last; what goes wrong there is in the report. Raises ValidationError if a
+    check fails (nothing is written then), PlanError if the plan does not fit.
     """
     clock = Clock()
     chosen = plan.chosen(analysis.coupling)
@@ -156,35 +145,32 @@ def run_plan(
         guard_data(output, analysis.original, analysis.source)
     verdict: Verdict | None = None
     timing: Comparison | None = None
-    memory: tuple[float | None, float | None] = (None, None)
+    peaks: tuple[float | None, float | None] = (None, None)
     with workspace(folder) as work:
         with clock.stage("write"):
             progress("writing")
             written = write_into(pruned, work, output.name if output else "model.onnx", external=external)
         if checking.run:
             with clock.stage("validate"):
-                verdict = validate(
-                    written,
-                    analysis.reference,
-                    sizes_may_differ=analysis.coupling.graph.worlds.sizes_unknown,
-                    dense_passes_checker=lambda: _passes(analysis),
-                    arrange=lambda arrays: arranged(arrays, analysis.coupling, chosen),
-                    progress=progress,
-                )
-            if not verdict.passed:
-                raise ValidationError(f"the pruned model failed its checks, nothing was written: {verdict.failures}")
+                verdict = _validated(analysis, written, chosen, progress)
         if checking.run and checking.time and not analysis.reference.converted:
             with clock.stage("measure"):
+                from graphprune.timed import latency, memory
+
                 progress("timing")
-                timing = _time(analysis, written, chosen, checking.seconds)
+                timing = latency(analysis, written, chosen, checking.seconds)
                 progress("measuring memory")
-                memory = _memory(analysis, written, chosen)
+                peaks = memory(analysis, written, chosen)
+        if evaluator is not None:
+            with clock.stage("evaluate"):
+                progress("evaluating")
+                mended = {**mended, "evaluation": evaluator.finished(mended.get("evaluation"), written)}
         if output is not None:
             publish(written, output)
     seconds = {**analysis.seconds, **clock.seconds}
     from graphprune.report.record import Findings, prune_record
 
-    record = {**prune_record(analysis, plan, after, Findings(proof, verdict, timing, memory), seconds), **mended}
+    record = {**prune_record(analysis, plan, after, Findings(proof, verdict, timing, peaks), seconds), **mended}
     return Result(pruned, plan, record, analysis.original, analysis.source, external)
 
 
@@ -201,6 +187,21 @@ def _rewritten(
         return pruned, repairing(analysis, pruned, chosen, progress)
 
 
+def _validated(analysis: Analysis, written: Path, chosen: Chosen, progress: Progress) -> Verdict:
+    """Check a written model; raises ValidationError."""
+    verdict = validate(
+        written,
+        analysis.reference,
+        sizes_may_differ=analysis.coupling.graph.worlds.sizes_unknown,
+        dense_passes_checker=lambda: _passes(analysis),
+        arrange=lambda arrays: arranged(arrays, analysis.coupling, chosen),
+        progress=progress,
+    )
+    if not verdict.passed:
+        raise ValidationError(f"the pruned model failed its checks, nothing was written: {verdict.failures}")
+    return verdict
+
+
 def _passes(analysis: Analysis) -> bool:
     """Return whether the dense model itself passes onnx's checker."""
     if analysis.source is not None:
@@ -213,27 +214,6 @@ def require(proof: Proof) -> None:
     """Raise ValidationError if a proof failed, naming the groups."""
     if not proof.passed:
         raise ValidationError(f"{proof.failure}; nothing was written; prune without them by --exclude")
-
-
-def _time(analysis: Analysis, written: Path, chosen: Chosen, seconds: float) -> Comparison:
-    from graphprune.execute import runnable
-    from graphprune.measure import compare_latency
-
-    feed = analysis.reference.feeds[0]
-    other = arranged(feed, analysis.coupling, chosen)
-    with runnable(analysis.original, analysis.source) as dense:
-        return compare_latency(dense, str(written), feed, other, analysis.looking.runtime, seconds)
-
-
-def _memory(analysis: Analysis, written: Path, chosen: Chosen) -> tuple[float | None, float | None]:
-    """Return the peak memory in MB of loading and running the dense and the pruned model once."""
-    from graphprune.execute import runnable
-    from graphprune.measure import peak_memory_mb
-
-    feed, runtime = analysis.reference.feeds[0], analysis.looking.runtime
-    other = arranged(feed, analysis.coupling, chosen)
-    with runnable(analysis.original, analysis.source) as dense:
-        return peak_memory_mb(dense, feed, runtime), peak_memory_mb(str(written), other, runtime)
 
 
 def prune(
@@ -271,14 +251,40 @@ def prune(
     if plan is not None and not isinstance(plan, PruningPlan):
         plan = PruningPlan.load(plan)
     looking = _with(looking or Looking(), groups[Looking])
-    analysis = analyse(model, looking if plan is None else looking.allowing(plan.allow_io), progress)
     checks = _with(checking or Checking(), groups[Checking])
+    checks = replace(checks, evaluate=find_metric(checks.evaluate))
+    analysis = analyse(model, looking if plan is None else looking.allowing(plan.allow_io), progress)
     asked = _with(calibrating or Calibrating(), {**groups[Calibrating], "seed": analysis.looking.seed})
-    known, repairing = prepare(analysis, chosen, checks, asked, progress)
-    if plan is None:
-        plan = make_plan(analysis, chosen, progress, known)
     where = Path(output) if output is not None else None
-    return run_plan(analysis, plan, checks, where, progress, repairing)
+    return carry_out(analysis, Order(chosen, checks, asked, plan), where, progress)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be done: by what a plan is made, or the plan; how the result is checked and repaired."""
+
+    choosing: Choosing
+    checking: Checking
+    calibrating: Calibrating
+    plan: PruningPlan | None = None
+
+
+def carry_out(analysis: Analysis, order: Order, output: Path | None = None, progress: Progress = silent) -> Result:
+    """Calibrate, plan, rewrite, repair, check, time and write, as ordered; raises a GraphPruneError."""
+    checking, choosing, asked = order.checking, order.choosing, order.calibrating
+    metric = find_metric(checking.evaluate)
+    evaluator = Evaluator.of(analysis, metric, progress) if metric is not None else None
+    known, repairing = prepare(analysis, choosing, checking, asked, progress)
+    plan = order.plan
+    if plan is None:
+        plan = make_plan(analysis, choosing, progress, known)
+        if repairing is not None and known is not None and asked.effort != "low":
+            budget = _budget(choosing, known)
+            decide = partial(decider, analysis, choosing, known, progress)
+            repairing = telling_onset(repairing, known, budget, decide)
+    if repairing is not None and evaluator is not None:
+        repairing = telling_unrepaired(repairing, evaluator)
+    return run_plan(analysis, plan, checking, output, progress, repairing, evaluator=evaluator)
 
 
 _OPTIONS: tuple[type[Any], ...] = (Choosing, Looking, Checking, Calibrating)

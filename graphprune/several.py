@@ -9,6 +9,7 @@ import typer
 
 from graphprune.terminal import (
     BatchOpt,
+    EvaluateOpt,
     InputsOpt,
     JsonOpt,
     ModelArg,
@@ -27,17 +28,19 @@ _TOP = 20
 
 def compare(
     before: ModelArg, after: ModelArg, json_: JsonOpt = False, quiet: QuietOpt = False, input_shape: ShapeOpt = None,
-    inputs: InputsOpt = None, provider: ProviderOpt = "cpu", threads: ThreadsOpt = 1, batch: BatchOpt = None,
-    seed: SeedOpt = 0, seconds: SecondsOpt = 2.0,
+    inputs: InputsOpt = None, provider: ProviderOpt = "cpu", threads: ThreadsOpt = None,
+    batch: BatchOpt = None, seed: SeedOpt = 0, seconds: SecondsOpt = 2.0, evaluate: EvaluateOpt = None,
 ) -> None:
     """Compare two models of the same inputs: costs, memory, latency, and how far their outputs differ."""
     talk = Talk(json_, quiet)
     from graphprune.bench import compare_models
-    from graphprune.report import text
+    from graphprune.metric import find_metric
+    from graphprune.report import quality, text
 
+    metric = find_metric(evaluate)
     with talk.progress() as progress:
         looking = looking_of(input_shape, inputs, provider, threads, batch, seed, before)
-        record = compare_models(before, after, looking, seconds, progress)
+        record = compare_models(before, after, looking, seconds, progress, metric)
 
     def show(console: Any, record: dict[str, Any]) -> None:
         console.print(text.costs_table(record))
@@ -48,6 +51,7 @@ def compare(
         if moved["outputs"]:
             console.print(f"outputs of other sizes are not compared: {', '.join(moved['outputs'])}")
         console.print(f"outputs differ by {record['max_relative_difference']:.2g} of their largest magnitude")
+        quality.print_evaluation(console, record)
 
     talk.show(record, show)
 
@@ -55,7 +59,7 @@ def compare(
 def bench(
     models: Annotated[list[Path], typer.Argument(help="One or more models.", show_default=False)],
     json_: JsonOpt = False, quiet: QuietOpt = False, input_shape: ShapeOpt = None, inputs: InputsOpt = None,
-    provider: ProviderOpt = "cpu", threads: ThreadsOpt = 1, batch: BatchOpt = None, seed: SeedOpt = 0,
+    provider: ProviderOpt = "cpu", threads: ThreadsOpt = None, batch: BatchOpt = None, seed: SeedOpt = 0,
     seconds: SecondsOpt = 2.0,
 ) -> None:
     """Time models in turn, on the same inputs."""

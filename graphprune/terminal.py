@@ -27,7 +27,10 @@ ShapeOpt = Annotated[
 ]
 InputsOpt = Annotated[Path | None, typer.Option("--inputs", help="An .npz with one array per input, to run with.")]
 ProviderOpt = Annotated[str, typer.Option("--provider", help="cpu, cuda, tensorrt, openvino, or onnxruntime's name.")]
-ThreadsOpt = Annotated[int, typer.Option("--threads", help="Threads of onnxruntime; 0: one per core.")]
+ThreadsOpt = Annotated[
+    int | None,
+    typer.Option("--threads", help="Threads; 0: one per core; default: one, but one per core where nothing is timed."),
+]
 BatchOpt = Annotated[int | None, typer.Option("--batch", min=1, help="Samples per run where that is open.")]
 SeedOpt = Annotated[int, typer.Option("--seed", help="Seed of made-up inputs and of the proof's permutations.")]
 SecondsOpt = Annotated[float, typer.Option("--seconds", help="About how long to time.")]
@@ -40,7 +43,7 @@ CriterionOpt = Annotated[
     str,
     typer.Option(
         "--criterion",
-        help="obs; by what layers read: wanda, flap, activation, apoz; by weights: l1, l2, lamp, fpgm, bn_scale; "
+        help="obs; by what layers read: wanda, flap, activation, apoz, cfsp; by weights: l1, l2, lamp, fpgm, bn_scale; "
         "random; auto: obs or l2.",
     ),
 ]
@@ -53,8 +56,12 @@ TokenizerOpt = Annotated[str | None, typer.Option("--tokenizer", help="A tokeniz
 LengthOpt = Annotated[int | None, typer.Option("--length", help="Length of sequences made of text or sound.")]
 SamplesOpt = Annotated[int, typer.Option("--samples", help="Calibrate with at most so many samples.")]
 MemoryOpt = Annotated[float, typer.Option("--memory", help="GB that statistics may take at a time.")]
-RepairOpt = Annotated[str, typer.Option("--repair", help="auto, none, symmetric or sequential.")]
+RepairOpt = Annotated[str, typer.Option("--repair", help="auto, none, bias, symmetric or sequential.")]
 EffortOpt = Annotated[str, typer.Option("--effort", help="low, medium or high: how long repair may take.")]
+EvaluateOpt = Annotated[
+    str | None,
+    typer.Option("--evaluate", help="Your own metric, module:function: takes a model's path, returns numbers."),
+]
 AggregateOpt = Annotated[str, typer.Option("--aggregate", help="Over a group's weights: sum, mean, max or prod.")]
 NormaliseOpt = Annotated[
     str, typer.Option("--normalise", help="Within a group: none, sum, mean, max, gaussian or lamp.")
@@ -148,8 +155,8 @@ def _plain(value: Any) -> Any:
 
 
 def looking_of(
-    input_shape: list[str] | None, inputs: Path | None, provider: str, threads: int, batch: int | None, seed: int,
-    model: Path, allow_io: Iterable[str] | None = None,
+    input_shape: list[str] | None, inputs: Path | None, provider: str, threads: int | None, batch: int | None,
+    seed: int, model: Path, allow_io: Iterable[str] | None = None,
 ) -> Looking:
     """Read the options that say how a model is looked at and run; raises UsageError."""
     from graphprune.feeds import read_inputs
@@ -159,8 +166,8 @@ def looking_of(
     from graphprune.runtime import Runtime
 
     arrays = read_inputs(inputs, load(model)) if inputs is not None else {}
-    shapes, runtime = parse_input_shapes(input_shape or []), Runtime(provider, threads)
-    return Looking(shapes, arrays, batch, tuple(allow_io or ()), runtime, seed)
+    shapes, runtime = parse_input_shapes(input_shape or []), Runtime(provider, 1 if threads is None else threads)
+    return Looking(shapes, arrays, batch, tuple(allow_io or ()), runtime, seed, threads=threads)
 
 
 def choosing_of(

@@ -81,6 +81,50 @@ def test_a_model_that_was_fitted_keeps_its_answers() -> None:
     assert right["obs"] >= right["repaired"] - 0.02 and right["obs"] > right["dense"] - 0.1, right
 
 
+def test_biases_alone_are_repaired_by_means() -> None:
+    """Weights stay as they are; what the next layer read of removed channels becomes its mean."""
+    shifted = images()
+    shifted["x"] += 1
+    result = pruned(calibration=shifted, repair="bias", criterion="l2")
+    plain = pruned(calibration=shifted, repair="none", criterion="l2")
+    assert result.plan.keep == plain.plan.keep and result.report["repair"]["mode"] == "bias"
+    one, other = contents(result.model), contents(plain.model)
+    changed = {name for name in one if one[name] != other.get(name)}
+    assert changed and all(array_of(result.model, name).ndim == 1 for name in changed)
+    assert all(x["strength"] is None and x["after"] < x["before"] for x in result.report["repair"]["layers"])
+    assert relative(result) < relative(result, "before")
+    assert relative(pruned(calibration=shifted, repair="symmetric", criterion="l2")) < relative(result)
+
+
+def test_stages_are_told_from_before_repair_to_its_end() -> None:
+    model = layered.deep(20, 12).model()
+    x = {"x": np.random.default_rng(0).standard_normal((80, 10)).astype(np.float32)}
+    for repair, effort, middle in (
+        ("none", "medium", None), ("bias", "medium", []), ("symmetric", "medium", []),
+        ("sequential", "low", [1, 2, 3, 4]), ("sequential", "medium", [4, 8, 12, 16]),
+        ("sequential", "high", [6, 11, 16, 21]),
+    ):
+        found = pruned(model, calibration=x, repair=repair, effort=effort).report["divergence"]
+        names = [s["stage"] for s in found["stages"]]
+        inner = [f"after correction {k} of {middle[-1]}" for k in middle or []]
+        end = [] if middle is None else [f"after {repair if not middle else 'symmetric'} repair"]
+        assert names == ["before repair", *end, *inner]
+        assert found["stages"][0]["outputs"] == found["before"] and found["stages"][-1]["outputs"] == found["after"]
+        assert all(len(s["outputs"]) == 1 for s in found["stages"])
+
+
+def test_large_models_are_not_looked_at_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks run both models: where that is much work, only high effort does it between stages."""
+    monkeypatch.setattr("graphprune.accuracy._LOOK_WORK", 1.0)
+    model = layered.deep(20, 12).model()
+    x = {"x": np.random.default_rng(0).standard_normal((80, 10)).astype(np.float32)}
+    counts = {}
+    for effort in ("medium", "high"):
+        found = pruned(model, calibration=x, repair="sequential", effort=effort).report["divergence"]
+        counts[effort] = len(found["stages"])
+    assert counts == {"medium": 3, "high": 6}
+
+
 # Options: each changes what it should
 
 
@@ -185,6 +229,43 @@ def test_threads_agree_to_rounding() -> None:
     assert relative_error(*outputs)[0] < 1e-3
 
 
+def test_threads_are_those_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One thread means one for calibration, too; where nothing is said, all cores calibrate and one is timed."""
+    from graphprune import execute
+
+    opened: list[int] = []
+    original = execute.open_session
+
+    def counted(source: Any, runtime: Any) -> Any:
+        opened.append(runtime.threads)
+        return original(source, runtime)
+
+    monkeypatch.setattr(execute, "open_session", counted)
+    path = put(tmp_path / "m.onnx", cnn())
+    for option, expected in (((), {0}), (("--threads", 1), {1}), (("--threads", 2), {2}), (("--threads", 0), {0})):
+        opened.clear()
+        np.savez(tmp_path / "data.npz", **images(20))
+        asked = ("--calibration", tmp_path / "data.npz", *option, *QUICK)
+        assert record("prune", path, "--sparsity", 0.5, *asked)["repair"]["layers"]
+        assert set(opened) == expected, option
+    for options, expected in (({"threads": 1}, {1}), ({"runtime": graphprune.Runtime(threads=2)}, {2}), ({}, {0})):
+        opened.clear()
+        pruned(path, calibration=images(20), **options)
+        assert set(opened) == expected, options
+
+
+def test_threads_and_runs_decide_nothing() -> None:
+    """The same inputs and seed: the same plan always; the same bytes on as many threads, else weights to rounding."""
+    runs = [pruned(None, None, target={"macs": 0.4}, threads=n, calibration=images(), seed=3) for n in (1, 1, 2)]
+    again, one, two = ({w.name: array_of(r.model, w.name) for w in r.model.graph.initializer} for r in runs)
+    assert runs[0].plan.keep == runs[1].plan.keep == runs[2].plan.keep and runs[0].plan.keep
+    assert contents(runs[0].model) == contents(runs[1].model)
+    assert again.keys() == two.keys()
+    for name, array in one.items():
+        scale = np.abs(array).max()
+        assert np.abs(array - two[name]).max() < 1e-3 * scale, name
+
+
 # Wrong data and contradictions
 
 
@@ -203,6 +284,79 @@ def test_wrong_data_is_refused_in_one_line(tmp_path: Path, net: Path) -> None:
             pruned(calibration=arrays)
     for value, says in ((tmp_path / "nothing", "no such file"), (f"ood:{tmp_path / 'nothing'}", "no such file")):
         refused(tmp_path, "prune", net, "--sparsity", 0.5, "--calibration", value, *QUICK, says=says)
+
+
+def test_iterators_that_fail_or_end_early_are_told_and_nothing_is_pruned() -> None:
+    x = images()["x"]
+
+    class Loader:
+        def __len__(self) -> int:
+            return 9
+
+        def __iter__(self) -> Any:
+            yield from (x[:10], x[10:20])
+
+    def breaking() -> Any:
+        yield {"x": x[:10]}
+        raise OSError("no such disk")
+
+    def changing() -> Any:
+        yield {"x": x[:10]}
+        yield {"y": x[:10]}
+
+    for given, says in (
+        (Loader(), "ended after 2 feeds, though its length says 9"),
+        (breaking(), "reading feed 1 failed: OSError: no such disk"),
+        (changing(), "feed 1: the model has no input 'y'"), (iter(()), "is empty"), ([], "is empty"), (7, "from int"),
+        ([{"x": x[:4]}, {"x": x[:4].astype(np.int64)}], "is int64, the model takes float32"),
+        ({"x": np.full((20, 3, 8, 8), np.inf, np.float32)}, "an infinite number"),
+    ):
+        with pytest.raises(UsageError, match=says) as caught:
+            pruned(calibration=given)
+        assert "\n" not in str(caught.value)
+
+
+def test_more_kinds_of_wrong_files_are_refused_in_one_line(tmp_path: Path, net: Path) -> None:
+    x = images()["x"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.npz").write_bytes(b"PK no zip")
+    (tmp_path / "text.csv").write_text("a,b\n1,2\n3\n")
+    np.savez(tmp_path / "whole.npz", x=(x * 100).astype(np.int64))
+    np.savez(tmp_path / "axes.npz", x=x[:, 0])
+    np.savez(tmp_path / "infinite.npz", x=np.where(x > 2, np.inf, x))
+    for name, says in (
+        ("empty", "no calibration data"), ("broken.npz", "not an .npz"), ("text.csv", "line 3"), ("whole.npz", "int64"),
+        ("axes.npz", "the model takes"), ("infinite.npz", "infinite number"),
+    ):
+        refused(tmp_path, "prune", net, "--sparsity", 0.5, "--calibration", tmp_path / name, *QUICK, says=says)
+
+
+def test_numbers_that_only_the_layers_make_infinite_are_told(tmp_path: Path) -> None:
+    proto = cnn()
+    for w in proto.graph.initializer:
+        w.raw_data = (onnx.numpy_helper.to_array(w) * np.float32(1e30)).tobytes()
+    with pytest.raises(UsageError, match="is not finite in batch 0"):
+        pruned(proto, calibration=images())
+    made = pruned(proto, run=True)
+    assert "not finite" in made.report["remark"] and made.report["calibration"] is None
+
+
+def test_too_few_samples_are_told(tmp_path: Path, net: Path) -> None:
+    """With few rows a layer stays nearer to its old weights; with none held back it stays as it is."""
+    wide = Net()
+    hidden = wide("Relu", wide.gemm(wide.input("x", [None, 6]), 6, 200, name="a"))
+    wide.output(wide.gemm(hidden, 200, 3, name="b"))
+    x = np.random.default_rng(0).standard_normal((900, 6)).astype(np.float32)
+    (note,) = pruned(wide.model(), calibration={"x": x[:50]}).report["repair"]["notes"]
+    assert note.startswith("1 of 1 layers: fewer rows than columns (") and ": 40 of 200)" in note
+    assert not pruned(wide.model(), calibration={"x": x}).report["repair"]["notes"]
+    result = pruned(wide.model(), calibration={"x": x[:1]})
+    (note,) = result.report["repair"]["notes"]
+    assert "no samples were left to hold back" in note
+    assert relative(result) == relative(result, "before")
+    np.savez(tmp_path / "one.npz", x=images()["x"][:1])
+    said = cli("prune", net, "--sparsity", 0.5, "--calibration", tmp_path / "one.npz", *QUICK)
+    assert said.code == 0 and "repair: no samples were left to hold back" in said.out
 
 
 @pytest.mark.parametrize(("options", "says"), [

@@ -23,6 +23,7 @@ from graphprune.score import CRITERIA, DATA_CRITERIA, Scores, score
 
 RNG = np.random.default_rng(5)
 QUICK = ("--no-prove", "--no-time", "--align", 1)
+BY_COLUMN = sorted(set(DATA_CRITERIA) - {"cfsp"})  # which ranks what these measure: test_cfsp.py
 
 
 def known(proto: onnx.ModelProto, **inputs: np.ndarray) -> tuple[Analysis, Knowledge]:
@@ -65,7 +66,7 @@ def standard(v: np.ndarray) -> np.ndarray:
 # ---- against direct computations
 
 
-@pytest.mark.parametrize("criterion", sorted(DATA_CRITERIA))
+@pytest.mark.parametrize("criterion", BY_COLUMN)
 def test_a_matrix_scores_what_it_reads(criterion: str) -> None:
     x = RNG.standard_normal((200, 8)).astype(np.float32)
     analysis, found = known(mlp(), x=x)
@@ -78,7 +79,7 @@ def test_a_matrix_scores_what_it_reads(criterion: str) -> None:
     assert np.ptp(scores) > 0
 
 
-@pytest.mark.parametrize("criterion", sorted(DATA_CRITERIA))
+@pytest.mark.parametrize("criterion", BY_COLUMN)
 def test_places_of_a_kernel_belong_to_their_channel(criterion: str) -> None:
     x = RNG.standard_normal((60, 3, 8, 8)).astype(np.float32)
     analysis, found = known(cnn(), x=x)
@@ -112,7 +113,7 @@ def two_readers(shared: bool = True) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("criterion", sorted(DATA_CRITERIA))
+@pytest.mark.parametrize("criterion", BY_COLUMN)
 def test_every_reader_counts_and_equal_rows_count_once_without_weights(criterion: str, shared: bool) -> None:
     x = RNG.standard_normal((100, 6)).astype(np.float32)
     analysis, found = known(two_readers(shared), x=x)
@@ -178,7 +179,7 @@ def partly_read() -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("normalise", ["none", "mean"])
-@pytest.mark.parametrize("criterion", sorted(DATA_CRITERIA))
+@pytest.mark.parametrize("criterion", BY_COLUMN)
 def test_groups_without_readers_have_scaled_l2_scores_and_a_note(criterion: str, normalise: str) -> None:
     x = 100 * RNG.standard_normal((100, 6)).astype(np.float32)
     analysis, found = known(partly_read(), x=x)
@@ -196,6 +197,16 @@ def test_groups_without_readers_have_scaled_l2_scores_and_a_note(criterion: str,
     (note,) = scores.notes
     why = "have no layer that reads zeros more often" if criterion == "apoz" else "are read by no layer with statistics"
     assert note.startswith(f"1 of 2 groups {why}") and note.endswith(f"are scored by l2: {sizes[12]}")
+
+
+def test_groups_without_readers_are_ranked_by_l2_for_cfsp() -> None:
+    x = 100 * RNG.standard_normal((100, 6)).astype(np.float32)
+    analysis, found = known(partly_read(), x=x)
+    scores = score(analysis.coupling, "cfsp", known=found)
+    (name,) = [g.name for g in analysis.coupling.groups if g.size == 12]
+    plain = score(analysis.coupling, "l2", "sum", "none").by_group[name]
+    assert scores.by_group[name].argsort().tolist() == plain.argsort().tolist()
+    assert "1 of 2 groups are read by no layer with statistics and are scored by l2" in scores.notes[0]
 
 
 def test_where_nothing_is_ever_zero_apoz_says_so_and_goes_by_l2() -> None:
@@ -274,7 +285,7 @@ def test_without_data_there_is_one_line_and_code_2(criterion: str, tmp_path: Pat
     assert plan["groups"]  # inputs are made up, as they are for obs
 
 
-@pytest.mark.parametrize("criterion", sorted(DATA_CRITERIA))
+@pytest.mark.parametrize("criterion", BY_COLUMN)
 def test_equal_indices_get_equal_scores_whatever_the_scale_of_others(criterion: str) -> None:
     a, b = rand(8, 64), rand(64, 4)
     a[:, 7], b[7] = a[:, 3], b[3]

@@ -5,7 +5,7 @@ groups (a convolution's depend on two), so greedy steps look at what each step s
 dynamic programming works on costs linearised around a state, again and again until the state stays.
 
 Sources: marginal analysis: Fox, Discrete optimization via marginal analysis (1966); dynamic programming over a budget
-in 10,000 buckets: Frantar and Alistarh, SPDY (ICML 2022), section 3.2.
+in 10,000 buckets: Frantar and Alistarh, SPDY (ICML 2022), algorithm 1.
 """
 
 from __future__ import annotations

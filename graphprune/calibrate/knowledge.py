@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any, TypeVar
 
 from graphprune.analysis import Analysis
 from graphprune.calibrate.samples import Samples
@@ -14,6 +15,7 @@ from graphprune.errors import SessionError
 from graphprune.sizes import input_symbols
 
 Progress = Callable[[str], None]
+T = TypeVar("T")
 _MOST = 32
 _BYTES = 200_000_000
 _BATCHES = 10
@@ -23,7 +25,8 @@ _BATCHES = 10
 class Knowledge:
     """Samples, who contracts what, and statistics of it; `batch` is how many samples go into one run.
 
-    `importance` says by node how much an error there counts (`sensitivities`), 1 where it says nothing.
+    `importance` says by node how much an error there counts (`sensitivities`), 1 where it says nothing; `turns` by how
+    much the block turns that the node ends. Mutable only in what it remembers of what was computed from it.
     """
 
     samples: Samples
@@ -32,6 +35,14 @@ class Knowledge:
     batch: int
     seed: int
     importance: Mapping[str, float] = field(default_factory=dict)
+    turns: Mapping[str, float] = field(default_factory=dict)
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what `make` returned when it was first asked for under this key."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]  # type: ignore[no-any-return]
 
 
 def learn(
@@ -66,8 +77,10 @@ def learn(
 
 def threads_of(analysis: Analysis) -> int:
     """Return the threads to calibrate with: as asked for, but all cores by default, since nothing is timed here."""
-    asked = analysis.looking.runtime.threads
-    return asked if asked > 1 else 0
+    asked, timed = analysis.looking.threads, analysis.looking.runtime.threads
+    if asked is not None:
+        return asked
+    return timed if timed > 1 else 0
 
 
 def batch_of(analysis: Analysis, found: Consumers, samples: Samples) -> int:

@@ -8,8 +8,8 @@ All shrink toward the original weights, never toward zero: with lam -> infinity 
 the moments are the centred ones, and b' = E[y] - E[z]^T W'_K.
 
 Sources: ridge regression toward a prior mean: Hoerl and Kennard, Ridge regression (1970), and Frantar and Alistarh,
-Optimal brain compression (NeurIPS 2022), for layers; asymmetric inputs: He et al., Channel pruning (ICCV 2017), section
-3.2; bias compensation: An et al., FLAP (AAAI 2024). Mean replacement is the same formula.
+Optimal brain compression (NeurIPS 2022), for layers; asymmetric inputs: He et al., Channel pruning (ICCV 2017), whole
+model pruning; bias compensation: An et al., FLAP (AAAI 2024). Mean replacement is the same formula.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ FEW_ROWS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Strengths that are tried where there are fewer rows than columns."""
 
 _AS_GOOD = 1.005
+_CONSTANT = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +82,14 @@ class Moments:
     def variance(self, biased: bool) -> float:
         """Return E||y - E y||^2, or E||y||^2 where not biased."""
         return self.energy - float(self.target @ self.target) * biased
+
+    def scale(self, biased: bool) -> float:
+        """Return what errors are told as fractions of: the variance, but at least 1e-4 of the energy.
+
+        An output that varies by less than a hundredth of its size is a constant, to which an error is compared.
+        """
+        found = max(self.variance(biased), _CONSTANT * self.energy)
+        return found if np.isfinite(found) and found > 0 else 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,8 +198,7 @@ def repair(
     are those on the held-back rows, by the weights fitted without them.
     """
     old = weight.astype(np.float64, copy=False)
-    scale = held.variance(biased)
-    scale = scale if np.isfinite(scale) and scale > 0 else 1.0
+    scale = held.scale(biased)
     plain = held.error(old) / scale
     found = _tried(fit, held, old, lams, biased)
     whole = fit.merged(held)

@@ -170,7 +170,7 @@ class Findings:
 def prune_record(
     analysis: Analysis, plan: PruningPlan, after: Costs, found: Findings, seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Return what `prune --json` prints."""
+    """Return what `prune --json` prints; stages that were not run leave None."""
     proof, verdict, timing = found.proof, found.verdict, found.timing
     coupling = analysis.coupling
     return {
@@ -187,6 +187,11 @@ def prune_record(
         "proof": proof_record(proof) if proof else None,
         "checks": [{"name": c.name, "passed": c.passed, "detail": c.detail} for c in verdict.checks] if verdict else [],
         "assumed": list(analysis.assumed) if verdict else [],
+        "calibration": None,
+        "repair": None,
+        "divergence": None,
+        "evaluation": None,
+        "remark": "",
         "seconds": dict(seconds),
         "plan": plan.to_json(),
     }

@@ -10,32 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 from graphprune.pins import EXPECTED
+from graphprune.report import quality
+from graphprune.report.tables import count, table_of
 
 _SHOWN = 12
 
 
-def count(n: float) -> str:
-    """Return a number with three digits and a unit.
-
-    >>> count(25557032)
-    '25.6 M'
-    """
-    for unit, size in ((" G", 1e9), (" M", 1e6), (" k", 1e3)):
-        if abs(n) >= size:
-            return f"{n / size:.3g}{unit}"
-    return f"{n:.3g}"
-
-
-def _table(title: str | None, *columns: str, right: Sequence[str] = ()) -> Table:
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for c in columns:
-        table.add_column(c, justify="right" if c in right else "left", overflow="fold")
-    return table
-
-
 def costs_table(record: Mapping[str, Any]) -> Table:
     """Return the table before and after."""
-    table = _table(None, "", "before", "after", "kept", right=("before", "after", "kept"))
+    table = table_of(None, "", "before", "after", "kept", right=("before", "after", "kept"))
     before, after = record["before"], record["after"]
     for key, name in (("parameters", "parameters"), ("macs", "MACs"), ("bytes", "bytes of weights")):
         kept = f"{after[key] / before[key]:.1%}" if before[key] else ""
@@ -69,7 +52,7 @@ def pins_table(pins: Sequence[Mapping[str, Any]], verbose: bool = False) -> Tabl
         reasons.setdefault(p["reason"] if verbose else p["reason"].split(" [")[0], []).append(p)
     if not reasons:
         return None
-    table = _table("not prunable", "reason", "weight axes", "for example", right=("weight axes",))
+    table = table_of("not prunable", "reason", "weight axes", "for example", right=("weight axes",))
     for reason, rows in sorted(reasons.items(), key=lambda item: -sum(r["elements"] for r in item[1])):
         largest = max(rows, key=lambda r: r["elements"])
         table.add_row(reason, str(len(rows)), largest["name"])
@@ -93,7 +76,8 @@ def print_prune(console: Console, record: Mapping[str, Any], output: str, verbos
     proof = record["proof"]
     if proof:
         console.print(f"proof: {proof_words(proof)}")
-    print_repair(console, record)
+    quality.print_repair(console, record, verbose)
+    quality.print_evaluation(console, record)
     checks = [c["name"] for c in record["checks"] if c["passed"]]
     passed = f"checks passed: {', '.join(dict.fromkeys(checks))}"
     console.print(passed if checks else "not run: checks were switched off")
@@ -101,37 +85,12 @@ def print_prune(console: Console, record: Mapping[str, Any], output: str, verbos
     _print_state(console, record["state"])
     print_assumed(console, record)
     if verbose:
-        table = _table("groups", "group", "size", "kept", right=("size", "kept"))
+        table = table_of("groups", "group", "size", "kept", right=("size", "kept"))
         for g in record["groups"]:
             table.add_row(g["name"], str(g["size"]), str(g["kept"]))
         console.print(table)
         console.print("seconds: " + ", ".join(f"{k} {v:.2f}" for k, v in record["seconds"].items()))
     console.print(f"written: {output}")
-
-
-def print_repair(console: Console, record: Mapping[str, Any]) -> None:
-    """Print what was calibrated with, what repair did, and how far the outputs are from the dense model's."""
-    if record.get("remark"):
-        console.print(record["remark"])
-    if not record.get("calibration"):
-        return
-    data, repair, apart = record["calibration"], record["repair"], record["divergence"]
-    console.print(f"calibrated on {data['used']} samples ({data['source']})")
-    if repair["layers"]:
-        errors = f"{repair['error_before']:.1%} to {repair['error_after']:.1%}"
-        console.print(f"repair: {repair['mode']}, {len(repair['layers'])} layers; mean error of layers {errors}")
-    for before, after in zip(apart["before"], apart["after"], strict=True):
-        console.print(f"output {after['output']!r}: {_apart(after)} (before repair: {_apart(before)})")
-    if apart["damaged"]:
-        console.print("the outputs are damaged: prune less, or give (more) data by --calibration")
-    for said in data["assumed"]:
-        console.print(f"calibration: {said}")
-
-
-def _apart(found: Mapping[str, Any]) -> str:
-    if found["kl"] is not None:
-        return f"KL {found['kl']:.3g}, {found['agree']:.1%} agree"
-    return f"cosine {found['cosine']:.4f}"
 
 
 def print_assumed(console: Console, record: Mapping[str, Any]) -> None:
@@ -159,7 +118,7 @@ def print_inspect(console: Console, record: Mapping[str, Any], verbose: bool) ->
         names = " ".join(f"--allow-io {name!r}" for name in record["border"]["names"])
         console.print(f"{record['border']['coverage']:.1%} would if these inputs and outputs could change: {names}")
     columns = ("group", "size", "parameters", "MACs", "places")
-    table = _table("channel groups", *columns, right=("size", "parameters", "MACs"))
+    table = table_of("channel groups", *columns, right=("size", "parameters", "MACs"))
     for g in record["groups"]:
         places = [f"{o['initializer']}:{o['axis']} {o['expression']} {o['role']}" for o in g["occurrences"]]
         shown = places if verbose else places[:_SHOWN]
@@ -179,7 +138,7 @@ def print_inspect(console: Console, record: Mapping[str, Any], verbose: bool) ->
 def print_plan(console: Console, record: Mapping[str, Any], verbose: bool) -> None:
     """Print the predicted costs of a plan and what every group gives up."""
     console.print(costs_table(record))
-    table = _table("groups", "group", "size", "kept", right=("size", "kept"))
+    table = table_of("groups", "group", "size", "kept", right=("size", "kept"))
     for g in record["groups"]:
         if verbose or g["kept"] < g["size"]:
             table.add_row(g["name"], str(g["size"]), str(g["kept"]))
@@ -190,7 +149,7 @@ def print_plan(console: Console, record: Mapping[str, Any], verbose: bool) -> No
 def print_bench(console: Console, record: Mapping[str, Any]) -> None:
     """Print timings of models."""
     names = ("model", "median ms", "p10", "p90", "p99", "rounds", "peak MB")
-    table = _table(None, *names, right=names[1:])
+    table = table_of(None, *names, right=names[1:])
     for r in record["models"]:
         p99 = f"{r['p99_ms']:.3g}" if r["p99_ms"] is not None else ""
         peak = f"{r['peak_memory_mb']:.1f}" if r["peak_memory_mb"] is not None else ""
@@ -212,7 +171,7 @@ def sizes(shape: Sequence[int | None]) -> str:
 def _print_state(console: Console, state: Sequence[Mapping[str, Any]]) -> None:
     """Print which inputs and outputs have other sizes now."""
     if state:
-        table = _table("inputs and outputs of other sizes", "", "name", "before", "after", "the same state as")
+        table = table_of("inputs and outputs of other sizes", "", "name", "before", "after", "the same state as")
         for s in state:
             table.add_row(s["side"], s["name"], sizes(s["before"]), sizes(s["after"]), s["counterpart"] or "")
         console.print(table)
@@ -223,7 +182,7 @@ def _print_open(console: Console, state: Sequence[Mapping[str, Any]]) -> None:
     """Print which inputs and outputs may change, and along which axes."""
     if state:
         columns = ("", "name", "sizes", "the same state as", "axis: groups that it lies on")
-        table = _table("inputs and outputs that may change", *columns)
+        table = table_of("inputs and outputs that may change", *columns)
         for s in state:
             lies = [f"{k}: {', '.join(names)}" for k, names in s["groups"].items()]
             for reason in dict.fromkeys(s["pinned"].values()):
@@ -235,7 +194,7 @@ def _print_open(console: Console, state: Sequence[Mapping[str, Any]]) -> None:
 
 def shares_table(title: str, shares: Sequence[Mapping[str, Any]]) -> Table:
     """Return which operators pin which share of a model's weights."""
-    table = _table(title, "operator", "reason", "weights", "share", "for example", right=("weights", "share"))
+    table = table_of(title, "operator", "reason", "weights", "share", "for example", right=("weights", "share"))
     for p in shares:
         table.add_row(p["operator"], p["reason"], str(p["weights"]), _percent(p["share"]), p["example"])
     return table
@@ -247,7 +206,7 @@ def _percent(share: float) -> str:
 
 def print_survey(console: Console, record: Mapping[str, Any], shown: int) -> None:
     """Print the coverage of many models, and the operators that pin most."""
-    table = _table("models", "model", "coverage", "pinned most by", "share", "reason", right=("coverage", "share"))
+    table = table_of("models", "model", "coverage", "pinned most by", "share", "reason", right=("coverage", "share"))
     read = [m for m in record["models"] if not m["error"]]
     for m in sorted(read, key=lambda m: 2.0 if m["coverage"] is None else m["coverage"]):
         p = m["pins"][0] if m["pins"] else None
@@ -259,7 +218,7 @@ def print_survey(console: Console, record: Mapping[str, Any], shown: int) -> Non
             console.print(f"not read: {m['path']}: {m['error']}")
     console.print()
     columns = ("operator", "mean share", "models", "main reason", "worst")
-    table = _table("operators that pin weights", *columns, right=("mean share", "models"))
+    table = table_of("operators that pin weights", *columns, right=("mean share", "models"))
     for o in record["operators"][:shown]:
         worst = f"{_percent(o['worst_share'])} of {Path(o['worst']).name}"
         table.add_row(o["operator"], f"{o['mean_share']:.2%}", str(o["models"]), o["reason"], worst)

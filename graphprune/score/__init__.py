@@ -15,7 +15,7 @@ import numpy as np
 
 from graphprune.errors import UsageError
 from graphprune.groups import Coupling
-from graphprune.score import activation, apoz, bn_scale, flap, fpgm, l1, l2, lamp, random, wanda
+from graphprune.score import activation, apoz, bn_scale, cfsp, flap, fpgm, l1, l2, lamp, random, wanda
 from graphprune.score.aggregate import AGGREGATIONS
 from graphprune.score.base import Criterion, Parts, Progress, Request, Vector
 from graphprune.score.normalise import NORMALISATIONS
@@ -38,6 +38,7 @@ DATA_CRITERIA: Mapping[str, Criterion] = {
     "flap": flap.criterion,
     "activation": activation.criterion,
     "apoz": apoz.criterion,
+    "cfsp": cfsp.criterion,
 }
 """What computes scores from what layers read, too: these need calibration."""
 
@@ -89,6 +90,10 @@ def score(
     parts = criteria[criterion](Request(coupling, coupling.groups, seed, progress, known))
     if parts.standard:
         normalise = _for_signed(criterion, aggregate, normalise)
+    if parts.comparable:
+        if (aggregate, normalise) not in (("sum", "mean"), ("sum", "none")):
+            raise UsageError(f"--criterion {criterion} makes groups comparable itself: no --aggregate, no --normalise")
+        normalise = "none"
     together, scale = AGGREGATIONS[aggregate], NORMALISATIONS[normalise]
     by_group = {g.name: scale(together(np.stack(parts.by_group[g.name]))) for g in coupling.groups}
     return Scores(by_group, criterion, aggregate, normalise, parts.notes)

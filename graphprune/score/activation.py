@@ -15,7 +15,8 @@ def criterion(request: Request) -> Parts:
     """Score indices by the mean of |x_j| over rows and over their columns j, for each value that layers read.
 
     Source: Muralidharan et al., Compact Language Models via Pruning and Knowledge Distillation (Minitron, NeurIPS
-    2024), section 2.2, with the mean of absolute values over samples and positions.
+    2024), its importance of width, with the mean of absolute values over samples and positions. They look at neurons
+    before the activation function, this at what the next layer reads.
     """
     return completed(request, by_consumers(request, sizes))
 

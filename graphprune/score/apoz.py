@@ -20,7 +20,8 @@ def criterion(request: Request) -> Parts:
 
     A group whose indices are zero equally often (never, behind most smooth activations) is scored by l2.
 
-    Source: Hu et al., Network Trimming (arXiv:1607.03250, 2016), equation 1.
+    Source: Hu et al., Network Trimming (arXiv:1607.03250, 2016): the average percentage of zeros of a neuron behind
+    its activation, which is what the next layer reads.
     """
     found = by_consumers(request, used)
     telling = {name: vectors if any(np.ptp(v) > _ROUNDING for v in vectors) else () for name, vectors in found.items()}

@@ -39,12 +39,14 @@ class Request:
 class Parts:
     """What a criterion answers: for each group one vector per occurrence that it looked at, and remarks.
 
-    `standard` says that the vectors are standard scores: half of them are negative, and their mean is 0.
+    `standard` says that the vectors are standard scores: half of them are negative, and their mean is 0; `comparable`
+    that they are comparable between groups as they are, one vector for each.
     """
 
     by_group: Mapping[str, tuple[Vector, ...]]
     notes: tuple[str, ...] = ()
     standard: bool = False
+    comparable: bool = False
 
 
 Criterion: TypeAlias = Callable[[Request], Parts]

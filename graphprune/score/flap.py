@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 def criterion(request: Request) -> Parts:
     """Score indices by Var(x_j) ||W_j||^2, added up over their columns j, as standard scores within each reader.
 
-    Standard scores are comparable between layers, so use it with one global threshold; the bias that its authors add
-    is part of repair.
+    Standard scores are comparable between layers, so use it with one global threshold. The bias that its authors add,
+    W times the mean of what is no longer read, is `--repair bias`; other repairs contain it.
 
     Source: An et al., Fluctuation-based Adaptive Structured Pruning for Large Language Models (AAAI 2024): the
-    metric WIFV, standardised for each layer.
+    metric WIFV, standardised for each layer. They remove whole attention heads, here single widths may go as well.
     """
     found = by_consumers(request, variances, energies)
     standard = {name: tuple(gaussian(v) for v in vectors) for name, vectors in found.items()}

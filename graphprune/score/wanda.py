@@ -19,8 +19,9 @@ def criterion(request: Request) -> Parts:
 
     ||x_j|| is the root of the mean square over rows, so that layers of many rows count no more than others.
 
-    Source: Sun et al., A Simple and Effective Pruning Approach for Large Language Models (ICLR 2024), section 3,
-    equation 1, for whole columns as in An et al., FLAP (AAAI 2024), where it is the baseline Wanda-sp.
+    Source: Sun et al., A Simple and Effective Pruning Approach for Large Language Models (ICLR 2024), for single
+    weights; for whole columns by the mean over outputs, as in the code of An et al., FLAP (AAAI 2024): the metric WIFN
+    of their baseline Wanda-sp.
     """
     return completed(request, by_consumers(request, norms, mean_sizes))
 

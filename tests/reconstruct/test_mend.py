@@ -113,6 +113,23 @@ def test_corrections_are_runs_over_the_samples() -> None:
         assert len(done) <= len(learnt.consumers.found)
 
 
+@pytest.mark.parametrize("kind", ["conv", "gemm", "matmul", "heads", "deep"])
+def test_corrections_that_make_outputs_worse_are_taken_back(kind: str) -> None:
+    analysis, learnt = known(layered.deep() if kind == "deep" else layered.KINDS[kind](), 200)
+    chosen = keeping(analysis, 0.7)
+    results = []
+    worse, better = {"watch": lambda done, of: float(done)}, {"watch": lambda done, of: -float(done)}
+    for options in ({"corrections": 0}, worse, better):
+        pruned = pruned_of(analysis, chosen)
+        done = mend(analysis.model, pruned, analysis.coupling, chosen, learnt, **options)
+        (feed,) = samples_of(analysis, 50, 3).open()
+        (output,) = evaluate(pruned, feed).values()
+        results.append((output, {x.node: x.after for x in done}))
+    (without, first), (back, second), (corrected, _) = results
+    assert np.allclose(without, back, rtol=1e-4, atol=1e-5) and first == second
+    assert kind != "deep" or not np.allclose(without, corrected, rtol=1e-4, atol=1e-5)
+
+
 def weights(model: ir.Model) -> dict[str, bytes]:
     return {n: v.const_value.numpy().tobytes() for n, v in model.graph.initializers.items() if v.const_value}
 
