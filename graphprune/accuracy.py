@@ -29,7 +29,10 @@ from graphprune.rewrite import Chosen, arranged
 from graphprune.score import DATA_CRITERIA, Scores, score
 
 _WORK = 1e11  # multiply-accumulates of one pass over made-up samples
+_CHOICE_WORK = 1e12  # multiply-accumulates that may go into choosing them
 _FEWEST = 32
+_MOST_MADE = 2048  # made-up inputs cost nobody anything, and more of them are better
+_MOST_GIVEN = 512
 _MOST_BYTES = 1e15
 _STAGES = {"low": 0, "medium": 16, "high": 10**6}
 _STAGE_WORK = 8e12  # multiply-accumulates that stages may cost with medium effort: minutes on two cores
@@ -95,11 +98,14 @@ def samples_for(analysis: Analysis, asked: Calibrating) -> Samples:
     bounds = analysis.index_bounds
     sizes = {name: tuple(a.shape) for name, a in analysis.reference.feeds[0].items()}
     if choice.kind == "data":
-        return choice.open(analysis.model, limit=asked.samples, seed=asked.seed, shapes=sizes, bounds=bounds)
+        limit = asked.samples or _MOST_GIVEN
+        return choice.open(analysis.model, limit=limit, seed=asked.seed, shapes=sizes, bounds=bounds)
     macs = max(analysis.dense.macs, 1)
-    count = min(asked.samples, max(_FEWEST, int(_WORK / macs)))
+    count = min(asked.samples or _MOST_MADE, max(_FEWEST, int(_WORK / macs)))
     kind = "noise" if choice.kind == "noise" else "auto"
-    return synthetic(analysis.model, sizes, kind=kind, count=count, seed=asked.seed, bounds=bounds)
+    return synthetic(
+        analysis.model, sizes, kind=kind, count=count, seed=asked.seed, bounds=bounds, answers=int(_CHOICE_WORK / macs)
+    )
 
 
 def calibrate(analysis: Analysis, asked: Calibrating, progress: Progress) -> tuple[Knowledge | None, str]:

@@ -155,7 +155,7 @@ def plan(
     align: AlignOpt = "auto", floor: FloorOpt = 0.1, include: IncludeOpt = None, exclude: ExcludeOpt = None,
     input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu", threads: ThreadsOpt = 1,
     batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None, calibration: CalibrationOpt = None,
-    preset: PresetOpt = None, tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = 512,
+    preset: PresetOpt = None, tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = None,
     memory: MemoryOpt = 2.0,
 ) -> None:
     """Decide what would be pruned, and write that as a plan, without pruning."""
@@ -197,7 +197,7 @@ def prune(
     input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu", threads: ThreadsOpt = 1,
     batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None, seconds: SecondsOpt = 2.0,
     calibration: CalibrationOpt = None, preset: PresetOpt = None, tokenizer: TokenizerOpt = None,
-    length: LengthOpt = None, samples: SamplesOpt = 512, memory: MemoryOpt = 2.0, repair: RepairOpt = "auto",
+    length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0, repair: RepairOpt = "auto",
     effort: EffortOpt = "medium",
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run the result before it is written.")] = True,
     prove: Annotated[bool, typer.Option("--prove/--no-prove", help="Prove the groups by permuting them.")] = True,

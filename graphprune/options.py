@@ -87,15 +87,16 @@ class Calibrating:
     """What a model is run on to see what its layers read, and how it is repaired with that.
 
     `calibration` is a path, a dict of arrays, a CalibrationDataReader or an iterable; None or "none": inputs are made
-    up; "noise", "ood:PATH"; "off": nothing is run. At most `samples` are used; sums of statistics take at most `memory`
-    GB. `repair` is auto, none, symmetric or sequential; `effort` low, medium or high.
+    up; "noise", "ood:PATH"; "off": nothing is run. At most `samples` are used (512 of data; 2,048 made-up ones, as far
+    as the model's size allows); sums of statistics take at most `memory` GB. `repair` is auto, none, weights,
+    symmetric or sequential; `effort` low, medium or high.
     """
 
     calibration: Any = None
     preset: str | None = None
     tokenizer: str | None = None
     length: int | None = None
-    samples: int = 512
+    samples: int | None = None
     memory: float = 2.0
     repair: Literal["auto", "none", "symmetric", "sequential"] = "auto"
     effort: Literal["low", "medium", "high"] = "medium"
@@ -105,7 +106,7 @@ class Calibrating:
         for name, value, known in (("repair", self.repair, REPAIRS), ("effort", self.effort, EFFORTS)):
             if value not in known:
                 raise UsageError(f"{name} is {value!r}: choose {', '.join(known)}")
-        if self.samples < 1:
+        if self.samples is not None and self.samples < 1:
             raise UsageError(f"samples is {self.samples}: give 1 or more")
         if not self.memory > 0:
             raise UsageError(f"memory is {self.memory} GB: give more than 0")
