@@ -15,7 +15,7 @@ import onnx_ir as ir
 from graphprune.calibrate.answers import Judge, information
 from graphprune.calibrate.contents import Content
 from graphprune.calibrate.evolved import ANCESTORS, ROUNDS, evolve, founders
-from graphprune.calibrate.images_made import level, measures
+from graphprune.calibrate.images_made import level, measures, things
 from graphprune.calibrate.maker import LIKE, Maker
 from graphprune.calibrate.ranges import Range
 from graphprune.errors import SessionError
@@ -29,13 +29,15 @@ _NEAR_CONTRASTS = (0.7, 1.4)
 _SHIFTS = tuple(k / 10 for k in range(-8, 9) if k)
 _CLEARLY = 1.15
 _LEAST = 0.05  # nats: below, the answers say nothing about images (no classes, or nothing learned)
+_ROUNDS = ANCESTORS + ROUNDS
+_FEW = 512  # images that are worth more rounds than more of them would be
 _MOST = 48_000_000  # pixels that are held at once
 
 
 def judged(model: ir.Model, maker: Maker, count: int, answers: int, known: bool) -> tuple[Maker, str] | None:
     """Return a maker of evolved images and what is said of them; None where the answers do not help.
 
-    The model is asked about at most `answers` images. `known`: the range is fitted to stored moments already.
+    There may be fewer images than `count`. The model is asked about at most `answers` images. `known`: the range is fitted to stored moments already.
     """
     contents = maker.inputs.contents
     if len(contents) != 1 or contents[0].what != "image" or answers < 3 * count:
@@ -58,7 +60,8 @@ def judged(model: ir.Model, maker: Maker, count: int, answers: int, known: bool)
 def _judged(judge: Judge, maker: Maker, c: Content, numbers: tuple[int, int], known: bool) -> tuple[Maker, str] | None:
     count, answers = numbers
     _, channels, size = measures(maker.sizes[c.name], c.channel)
-    shown = founders(np.random.default_rng(maker.seed), _LOOKED, channels, size)
+    drawn = founders if channels > 1 else things  # on black, by which the level shows best
+    shown = drawn(np.random.default_rng(maker.seed), _LOOKED, channels, size)
 
     def told(candidate: Range) -> float:
         return information(judge.shares(replace(maker, ranges={c.name: candidate}).showing(shown)))
@@ -70,10 +73,12 @@ def _judged(judge: Judge, maker: Maker, c: Content, numbers: tuple[int, int], kn
     if best < _LEAST:
         return None
     maker = replace(maker, ranges={c.name: fitted})
-    rounds = min(ROUNDS + ANCESTORS, (answers - tried * _LOOKED) // count - 1)
-    drawn = min(ANCESTORS, (rounds + 1) // 2)
+    left = answers - tried * _LOOKED
+    count = min(count, max(_FEW, left // (1 + _ROUNDS)))
+    rounds = min(_ROUNDS, left // count - 1)
+    first = min(ANCESTORS, (rounds + 1) // 2)
     found = evolve(lambda x: judge.shares(maker.showing(x)), count, channels, size,
-                   rounds=(drawn, rounds - drawn), seed=maker.seed)
+                   rounds=(first, rounds - first), seed=maker.seed)
     black, white = (_shown(fitted, value, channels > 1) for value in (0.0, 1.0))
     why = "where its answers tell most" if tried else start.why
     said = (f"{c.name}: made up, evolved from shapes for answers that are sure and spread over all classes "
@@ -86,7 +91,7 @@ def _levelled(
 ) -> tuple[Range, float, int]:
     """Return the range with the highest information, that information, and how many ranges were tried."""
     fitted, tried = start, 0
-    for step in _near if known else _wide:
+    for step in _near if known and coloured else _wide:
         for candidate in step(start, fitted, coloured):
             tried += 1
             # The maximum over contrasts is flat: one is left for another only if that is clearly better.

@@ -83,6 +83,7 @@ def synthetic(
     better = judged(model, maker, count, answers, bool(moments(model))) if kind == "auto" and answers else None
     if better is not None:
         maker, said = better[0], (better[1],)
+        count = count if maker.evolved is None else len(maker.evolved)
     made = set(kinds.values())
     others = _other_inputs(maker)
     return Samples(

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from graphprune.calibrate.knowledge import Knowledge
 from graphprune.calibrate.statistics import Gram
+from graphprune.consumers import Consumer, followers
 from graphprune.groups import Coupling
 from graphprune.model import all_nodes, constant_of
 from graphprune.reconstruct.layers import Layer, Matrix, Part, bias_of, layer, write
@@ -56,7 +57,8 @@ def mend(
     Sequential repair takes `stages` runs of both models over the samples (at most one for each layer): layers of one
     stage do not see each other's repair.
     """
-    layers = _layers(pruned, coupling, chosen, known)
+    others = followers(coupling, known.consumers) if sequential else ()
+    layers = _layers(pruned, coupling, chosen, known, others)
     nodes = all_nodes(pruned)
     by_itself = [
         x for x in layers
@@ -73,13 +75,17 @@ def mend(
     return done
 
 
-def _layers(pruned: ir.Model, coupling: Coupling, chosen: Chosen, known: Knowledge) -> list[Layer]:
-    """Return the consumers that are left, in the graph's order."""
+def _layers(
+    pruned: ir.Model, coupling: Coupling, chosen: Chosen, known: Knowledge, others: Sequence[Consumer]
+) -> list[Layer]:
+    """Return the consumers that are left, and others, in the graph's order."""
     nodes = all_nodes(pruned)
+    place = {name: k for k, name in enumerate(nodes)}
+    ready = [c for c in known.consumers.found if c.key in known.stats.fit]
     found = []
-    for c in known.consumers.found:
+    for c in sorted([*ready, *others], key=lambda c: place.get(c.node, 0)):
         node = nodes.get(c.node)
-        if node is not None and c.key in known.stats.fit:
+        if node is not None:
             attributes = {k: _plain(a.value) for k, a in node.attributes.items()}
             made = layer(c, coupling, chosen, attributes)
             if made is not None:
