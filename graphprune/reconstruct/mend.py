@@ -153,7 +153,7 @@ def _paired(pair: Pair, bias: Matrix) -> Moments:
     """Return the moments of inputs and of outputs without what is added to them."""
     n = max(pair.rows, 1)
     mean, target = pair.x / n, pair.y / n
-    energy = pair.yy / n - 2 * float(target @ bias) + float(bias @ bias)
+    energy = float(pair.yy.sum()) / n - 2 * float(target @ bias) + float(bias @ bias)
     return Moments(pair.xx / n, mean, pair.xy / n - np.outer(mean, bias), target - bias, energy, pair.rows)
 
 

@@ -24,18 +24,18 @@ _BLOCK = 4096
 class Pair:
     """Sums over rows of one block, in float64: x [K] are the pruned layer's rows, y [O] the dense layer's outputs.
 
-    `xx` [K, K], `xy` [K, O], `x`, `y`, and `yy`, the sum of squares.
+    `xx` [K, K], `xy` [K, O], `x`, `y`, and `yy` [O], the sums of squares.
 
     >>> pair = Pair(1, 2)
     >>> pair.add(np.array([[2.0]]), np.array([[1.0, 3.0]]))
-    >>> pair.xx.tolist(), pair.xy.tolist(), pair.yy
-    ([[4.0]], [[2.0, 6.0]], 10.0)
+    >>> pair.xx.tolist(), pair.xy.tolist(), pair.yy.tolist()
+    ([[4.0]], [[2.0, 6.0]], [1.0, 9.0])
     """
 
     def __init__(self, columns: int, outputs: int) -> None:
         self._xx, self._xy = np.zeros((columns, columns)), np.zeros((columns, outputs))
-        self.x, self.y = np.zeros(columns), np.zeros(outputs)
-        self.yy, self.rows = 0.0, 0
+        self.x, self.y, self.yy = np.zeros(columns), np.zeros(outputs), np.zeros(outputs)
+        self.rows = 0
         self._waiting = Waiting(enough_for(columns, _BLOCK))
 
     @property
@@ -54,7 +54,7 @@ class Pair:
             a, b = x[start : start + _BLOCK], y[start : start + _BLOCK]
             self.x += a.sum(0, dtype=np.float64)
             self.y += b.sum(0, dtype=np.float64)
-            self.yy += float(np.square(b, dtype=np.float64).sum())
+            self.yy += np.square(b, dtype=np.float64).sum(0)
             self._sum_up(self._waiting.add(a, b))
         self.rows += len(x)
 
