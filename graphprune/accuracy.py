@@ -19,12 +19,13 @@ from graphprune.calibrate.samples import Samples, describe
 from graphprune.calibrate.sensitivity import sensitivities
 from graphprune.calibrate.synthetic import synthetic
 from graphprune.errors import GraphPruneError, SessionError, UsageError
-from graphprune.options import Calibrating, Checking, Choosing
+from graphprune.options import Calibrating, Checking, Choosing, Repair
 from graphprune.plan import PruningPlan
 from graphprune.quality import Divergence, measure
 from graphprune.reconstruct.curves import curves, marginal, ranked
 from graphprune.reconstruct.mend import Mended, mend
 from graphprune.reconstruct.obs import Curve
+from graphprune.reconstruct.unseen import mend_by_weights
 from graphprune.rewrite import Chosen, arranged
 from graphprune.score import DATA_CRITERIA, Scores, score
 
@@ -34,7 +35,7 @@ _FEWEST = 32
 _MOST_MADE = 2048  # made-up inputs cost nobody anything, and more of them are better
 _MOST_GIVEN = 512
 _MOST_BYTES = 1e15
-_STAGES = {"low": 0, "medium": 16, "high": 10**6}
+_STAGES = {"low": 0, "medium": 32, "high": 10**6}
 _STAGE_WORK = 8e12  # multiply-accumulates that stages may cost with medium effort: minutes on two cores
 _FEWEST_STAGES = 4
 
@@ -64,10 +65,14 @@ def prepare(
     _agree(checking, asked)
     parse_calibration(None if _off(asked) else asked.calibration, asked.preset, asked.tokenizer, asked.length)
     said = asked.calibration is not None or asked.repair != "none"
+    if asked.repair == "weights" and (_off(asked) or not checking.run) and analysis.coupling.groups:
+        return None, _without_running("")
     wanted = said or choosing.criterion in ("auto", "obs", *DATA_CRITERIA)
     if not (checking.run and wanted) or _off(asked) or not analysis.coupling.groups:
         return None, None
     known, remark = calibrate(analysis, asked, progress)
+    if known is None and asked.repair in ("auto", "weights"):
+        return None, _without_running(remark)
 
     def repairing(analysis: Analysis, pruned: ir.Model, chosen: Chosen, progress: Progress) -> dict[str, Any]:
         try:
@@ -79,10 +84,22 @@ def prepare(
     return known, repairing
 
 
+def _without_running(remark: str) -> Repairing:
+    """Return what repairs by weights alone, where there is nothing to learn from running a model."""
+
+    def repairing(analysis: Analysis, pruned: ir.Model, chosen: Chosen, progress: Progress) -> dict[str, Any]:
+        progress("repairing by weights")
+        layers = mend_by_weights(pruned, analysis.coupling, chosen)
+        said = f"{remark}; repaired by weights alone" if remark and layers else remark
+        return {**repair_record(None, None, said), "repair": _layers_record("weights", layers)}
+
+    return repairing
+
+
 def _agree(checking: Checking, asked: Calibrating) -> None:
     """Raise UsageError where what is asked for would not be done."""
     off = "--calibration off" if _off(asked) else "" if checking.run else "--no-run"
-    if off and asked.repair not in ("auto", "none"):
+    if off and asked.repair not in ("auto", "none", "weights"):
         raise UsageError(f"repair {asked.repair} needs statistics of the model's layers, but {off} is given")
     if not checking.run and asked.given:
         raise UsageError("calibration data are given, but with --no-run no model is run on them")
@@ -179,14 +196,23 @@ def repair(
 
     progress("comparing outputs")
     before = looked()
-    mode = asked.repair if asked.repair != "auto" else "sequential" if _STAGES[asked.effort] else "symmetric"
+    mode: Repair = asked.repair if asked.repair != "auto" else _best(known, asked)
     layers: list[Mended] = []
-    if mode != "none":
+    if mode == "weights":
+        layers = mend_by_weights(pruned, analysis.coupling, chosen)
+    elif mode != "none" and mode != "auto":
         layers = mend(
-            analysis.model, pruned, analysis.coupling, chosen, known, sequential=mode == "sequential",
+            analysis.model, pruned, analysis.coupling, chosen, known, mode=mode,
             stages=_stages(analysis, known, asked.effort), threads=threads, progress=progress,
         )
     return Repaired(tuple(layers), before, looked() if layers else before, mode)
+
+
+def _best(known: Knowledge, asked: Calibrating) -> Repair:
+    """Return how to repair: one layer after the other; outputs are matched to data only, never to what is made up."""
+    if not _STAGES[asked.effort]:
+        return "symmetric"
+    return "matched" if known.samples.source == "in-distribution" else "sequential"
 
 
 def _stages(analysis: Analysis, known: Knowledge, effort: str) -> int:
@@ -206,17 +232,21 @@ def repair_record(known: Knowledge | None, done: Repaired | None, remark: str) -
         "calibration": {
             **describe(known.samples), "used": known.stats.samples, "left_out": dict(known.consumers.left_out)
         },
-        "repair": {
-            "mode": done.mode,
-            "layers": [asdict(x) for x in done.layers],
-            "error_before": _mean([x.before for x in done.layers]),
-            "error_after": _mean([x.after for x in done.layers]),
-        },
+        "repair": _layers_record(done.mode, done.layers),
         "divergence": {
             "before": [d.record() for d in done.before], "after": [d.record() for d in done.after],
             "damaged": done.damaged,
         },
         "remark": remark,
+    }
+
+
+def _layers_record(mode: str, layers: Sequence[Mended]) -> dict[str, Any]:
+    return {
+        "mode": mode,
+        "layers": [asdict(x) for x in layers],
+        "error_before": _mean([x.before for x in layers]),
+        "error_after": _mean([x.after for x in layers]),
     }
 
 

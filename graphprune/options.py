@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy.typing as npt
 
 from graphprune.errors import UsageError
 from graphprune.runtime import Runtime
 from graphprune.sizes import Shapes
+
+Repair: TypeAlias = Literal["auto", "none", "weights", "bias", "symmetric", "sequential", "matched"]
+"""How what is left is fitted anew; `auto` goes by the data: matched where they are given, sequential where made up."""
 
 Allocation: TypeAlias = Literal["auto", "uniform", "global", "error"]
 """Who gives up how much."""
@@ -88,8 +91,8 @@ class Calibrating:
 
     `calibration` is a path, a dict of arrays, a CalibrationDataReader or an iterable; None or "none": inputs are made
     up; "noise", "ood:PATH"; "off": nothing is run. At most `samples` are used (512 of data; 2,048 made-up ones, as far
-    as the model's size allows); sums of statistics take at most `memory` GB. `repair` is auto, none, weights,
-    symmetric or sequential; `effort` low, medium or high.
+    as the model's size allows); sums of statistics take at most `memory` GB. `repair` is one of `Repair`; `effort`
+    low, medium or high.
     """
 
     calibration: Any = None
@@ -98,7 +101,7 @@ class Calibrating:
     length: int | None = None
     samples: int | None = None
     memory: float = 2.0
-    repair: Literal["auto", "none", "symmetric", "sequential"] = "auto"
+    repair: Repair = "auto"
     effort: Literal["low", "medium", "high"] = "medium"
     seed: int = 0
 
@@ -119,7 +122,7 @@ class Calibrating:
         )
 
 
-REPAIRS = ("auto", "none", "symmetric", "sequential")
+REPAIRS = get_args(Repair)
 EFFORTS = ("low", "medium", "high")
 
 

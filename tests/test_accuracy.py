@@ -114,8 +114,9 @@ def test_efforts_and_modes() -> None:
         for repair in ("auto", "sequential") for effort in ("low", "medium", "high")
     }
     modes = {key: r.report["repair"]["mode"] for key, r in results.items()}
-    assert modes["auto", "low"] == "symmetric" and {m for k, m in modes.items() if k != ("auto", "low")} == {
-        "sequential"
+    assert modes == {
+        ("auto", "low"): "symmetric", ("auto", "medium"): "matched", ("auto", "high"): "matched",
+        **{("sequential", effort): "sequential" for effort in ("low", "medium", "high")},
     }
     assert contents(results["auto", "low"].model) != contents(results["sequential", "low"].model)
     assert contents(results["sequential", "low"].model) != contents(results["sequential", "medium"].model)
@@ -123,14 +124,34 @@ def test_efforts_and_modes() -> None:
 
 
 def test_high_effort_has_a_stage_for_every_layer() -> None:
-    model = layered.deep(20, 12).model()
+    model = layered.deep(36, 12).model()
     x = {"x": np.random.default_rng(0).standard_normal((40, 10)).astype(np.float32)}
     runs = {}
     for effort in ("low", "medium", "high"):
         said: list[str] = []
         pruned(model, calibration=x, repair="sequential", effort=effort, progress=said.append)
         runs[effort] = len({s.split(":")[0] for s in said if s.startswith("refitting")})
-    assert runs == {"low": 1, "medium": 16, "high": 21}
+    assert runs == {"low": 1, "medium": 32, "high": 37}
+
+
+def test_made_up_inputs_are_not_matched_to() -> None:
+    assert pruned(samples=40).report["repair"]["mode"] == "sequential"
+    assert pruned(calibration=images(40), repair="matched").report["repair"]["mode"] == "matched"
+
+
+def test_weights_alone_repair_without_running_anything() -> None:
+    plain, mended = (pruned(calibration="off", repair=r) for r in ("auto", "weights"))
+    assert mended.plan.keep == plain.plan.keep and contents(mended.model) != contents(plain.model)
+    assert mended.report["calibration"] is None and mended.report["repair"]["mode"] == "weights"
+    assert 0 < mended.report["repair"]["error_after"] < mended.report["repair"]["error_before"]
+    unrun = pruned(repair="weights", run=False)
+    assert contents(unrun.model) == contents(mended.model)
+
+
+def test_bias_alone_leaves_the_other_weights() -> None:
+    plain, mended = (pruned(calibration=images(), repair=r) for r in ("none", "bias"))
+    assert np.array_equal(array_of(plain.model, "w2"), array_of(mended.model, "w2"))
+    assert relative(mended) < relative(plain)
 
 
 def test_criteria_and_allocations() -> None:
@@ -233,7 +254,9 @@ def test_made_up_inputs_that_fail_are_a_remark(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("graphprune.accuracy.synthetic", fails)
     result = pruned()
     assert "no inputs come to mind" in result.report["remark"] and result.plan.meta["criterion"] == "l2"
-    assert result.report["calibration"] is None
+    assert result.report["calibration"] is None and "by weights alone" in result.report["remark"]
+    assert result.report["repair"]["mode"] == "weights" and result.report["repair"]["layers"]
+    assert not pruned(repair="none").report["repair"]
     with pytest.raises(GraphPruneError, match="needs calibration"):
         pruned(criterion="obs")
 
@@ -311,7 +334,7 @@ def test_a_repaired_model_can_be_pruned_and_repaired_again() -> None:
 def test_what_is_printed(tmp_path: Path, data: Path) -> None:
     path = put(tmp_path / "m.onnx", cnn())
     ran = cli("prune", path, "--sparsity", 0.5, "--calibration", data, *QUICK)
-    assert ran.code == 0 and "repair: sequential, 2 layers" in ran.out and "in-distribution" in ran.out
+    assert ran.code == 0 and "repair: matched, 2 layers" in ran.out and "in-distribution" in ran.out
     report = record("prune", path, "--sparsity", 0.5, "--calibration", f"ood:{data}", "--repair", "none", *QUICK)
     assert report["repair"]["mode"] == "none" and report["repair"]["layers"] == []
     assert report["divergence"]["before"] == report["divergence"]["after"]

@@ -37,7 +37,8 @@ _MOST = 48_000_000  # pixels that are held at once
 def judged(model: ir.Model, maker: Maker, count: int, answers: int, known: bool) -> tuple[Maker, str] | None:
     """Return a maker of evolved images and what is said of them; None where the answers do not help.
 
-    There may be fewer images than `count`. The model is asked about at most `answers` images. `known`: the range is fitted to stored moments already.
+    There may be fewer images than `count`. The model is asked about at most `answers` images. `known`: the range is
+    fitted to stored moments already.
     """
     contents = maker.inputs.contents
     if len(contents) != 1 or contents[0].what != "image" or answers < 3 * count:

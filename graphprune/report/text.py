@@ -113,13 +113,14 @@ def print_repair(console: Console, record: Mapping[str, Any]) -> None:
     """Print what was calibrated with, what repair did, and how far the outputs are from the dense model's."""
     if record.get("remark"):
         console.print(record["remark"])
-    if not record.get("calibration"):
-        return
-    data, repair, apart = record["calibration"], record["repair"], record["divergence"]
-    console.print(f"calibrated on {data['used']} samples ({data['source']})")
-    if repair["layers"]:
+    data, repair, apart = (record.get(k) for k in ("calibration", "repair", "divergence"))
+    if data:
+        console.print(f"calibrated on {data['used']} samples ({data['source']})")
+    if repair and repair["layers"]:
         errors = f"{repair['error_before']:.1%} to {repair['error_after']:.1%}"
         console.print(f"repair: {repair['mode']}, {len(repair['layers'])} layers; mean error of layers {errors}")
+    if not (data and apart):
+        return
     for before, after in zip(apart["before"], apart["after"], strict=True):
         console.print(f"output {after['output']!r}: {_apart(after)} (before repair: {_apart(before)})")
     if apart["damaged"]:
