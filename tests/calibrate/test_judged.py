@@ -24,15 +24,16 @@ def four_parts(images: np.ndarray) -> np.ndarray:
 
 
 def classifier(batch: int | None = None) -> ir.Model:
-    """A classifier that tells where light is, if black is at `BLACK`: otherwise its first rectifier is shut or open."""
+    """A classifier that tells in which quarter the light is, but only of images whose darkest pixel is `BLACK`."""
     net = Net()
+    one = (1, 1, 1, 1)
     x = net.input("image", [batch, 1, *SIZE])
-    edge = net("Abs", net("Add", x, net.const(np.full((1, 1, 1, 1), -BLACK, np.float32))))
-    far = net("Relu", net("Add", edge, net.const(np.full((1, 1, 1, 1), -0.3, np.float32))))
-    kept = net("Min", far, net.const(np.ones((1, 1, 1, 1), np.float32)))
-    flat = net("Flatten", net("AveragePool", kept, kernel_shape=[6, 6], strides=[6, 6]))
-    hidden = net("Relu", net("Gemm", flat, net.const(20 * np.eye(4, dtype=np.float32), name="w")))
-    return load(net.output(net("Gemm", hidden, net.const(np.eye(4, dtype=np.float32), name="v"))).model())
+    darkest = net("GlobalMaxPool", net("Neg", x))
+    off = net("Abs", net("Add", darkest, net.const(np.full(one, BLACK, np.float32))))
+    open_ = net("Relu", net("Sub", net.const(np.ones(one, np.float32)), net("Mul", off, net.const(np.full(one, 3.0)))))
+    parts = net("Mul", net("AveragePool", x, kernel_shape=[6, 6], strides=[6, 6]), open_)
+    hidden = net("Relu", net("Gemm", net("Flatten", parts), net.const(8 * np.eye(4), name="w"), net.const(np.ones(4))))
+    return load(net.output(net("Gemm", hidden, net.const(np.eye(4), name="v"))).model())
 
 
 def test_balanced_takes_the_surest_of_every_class_and_each_input_once() -> None:
