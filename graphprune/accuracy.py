@@ -38,6 +38,8 @@ _MOST_BYTES = 1e15
 _STAGES = {"low": 0, "medium": 32, "high": 10**6}
 _STAGE_WORK = 8e12  # multiply-accumulates that stages may cost with medium effort: minutes on two cores
 _FEWEST_STAGES = 4
+_ROUNDS = 2
+_PLENTY = 100  # stages that could be had, where layers are fitted more than once
 
 
 Repairing: TypeAlias = "Callable[[Analysis, ir.Model, Chosen, Progress], dict[str, Any]]"
@@ -203,7 +205,8 @@ def repair(
     elif mode != "none" and mode != "auto":
         layers = mend(
             analysis.model, pruned, analysis.coupling, chosen, known, mode=mode,
-            stages=_stages(analysis, known, asked.effort), threads=threads, progress=progress,
+            stages=_stages(analysis, known, asked.effort), rounds=_rounds(analysis, known, asked.effort),
+            threads=threads, progress=progress,
         )
     return Repaired(tuple(layers), before, looked() if layers else before, mode)
 
@@ -222,6 +225,12 @@ def _stages(analysis: Analysis, known: Knowledge, effort: str) -> int:
         return most
     affordable = int(_STAGE_WORK / max(analysis.dense.macs * known.stats.samples, 1))
     return min(most, max(affordable, _FEWEST_STAGES))
+
+
+def _rounds(analysis: Analysis, known: Knowledge, effort: str) -> int:
+    """Return how often to fit each layer again to what passes the rectifier behind it."""
+    affordable = int(_STAGE_WORK / max(analysis.dense.macs * known.stats.samples, 1))
+    return _ROUNDS if effort == "high" or (effort == "medium" and affordable >= _PLENTY) else 0
 
 
 def repair_record(known: Knowledge | None, done: Repaired | None, remark: str) -> dict[str, Any]:

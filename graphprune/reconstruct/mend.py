@@ -14,7 +14,7 @@ deviations of a model mean nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -22,14 +22,16 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
+from graphprune.calibrate.contents import rule_of
 from graphprune.calibrate.knowledge import Knowledge
 from graphprune.calibrate.statistics import Gram
 from graphprune.consumers import Consumer, followers
 from graphprune.groups import Coupling
 from graphprune.model import all_nodes, constant_of
+from graphprune.ops import FLOORS
 from graphprune.reconstruct.layers import Layer, Matrix, Part, bias_of, layer, write
 from graphprune.reconstruct.obs import Quadratic
-from graphprune.reconstruct.paired import Pair, gather_pairs
+from graphprune.reconstruct.paired import Pair, Paired, gather_pairs
 from graphprune.reconstruct.ridge import Moments, Refit, repair
 from graphprune.rewrite import Chosen, arranged
 
@@ -61,6 +63,7 @@ def mend(
     *,
     mode: Mode = "sequential",
     stages: int = _STAGES,
+    rounds: int = 0,
     threads: int = 0,
     progress: Progress = lambda text: None,
 ) -> list[Mended]:
@@ -68,7 +71,8 @@ def mend(
 
     Sequential and matched repair take `stages` runs of both models over the samples (at most one for each layer):
     layers of one stage do not see each other's repair. Where every layer has a stage, layers that lost nothing make
-    up for what changed before them, too. `bias`: weights stay, what is gone is replaced by its mean.
+    up for what changed before them, too; and in `rounds` more, those behind which a rectifier follows are fitted to
+    what passes it (`_rectified`). `bias`: weights stay, what is gone is replaced by its mean.
     """
     sequential = mode in ("sequential", "matched")
     others = followers(coupling, known.consumers) if sequential else ()
@@ -83,14 +87,51 @@ def mend(
     lams = () if mode == "bias" else None
     done = [_symmetric(pruned, x, coupling, known, lams) for x in by_itself if x.touched]
     rest = [x for x in layers if x not in by_itself]
-    for part in _stages(rest, stages):
-        pairs = gather_pairs(
-            dense, pruned, part, known.samples, batch=known.batch, seed=known.seed, threads=threads,
+
+    def gathered(part: Sequence[Layer], floors: Mapping[str, tuple[str, float]]) -> Paired:
+        return gather_pairs(
+            dense, pruned, part, known.samples, batch=known.batch, seed=known.seed, threads=threads, floors=floors,
             arrange=lambda feed: arranged(feed, coupling, chosen), progress=progress,
         )
-        share = _SHARE if mode == "matched" else 0.0
+
+    share = _SHARE if mode == "matched" else 0.0
+    for part in _stages(rest, stages):
+        pairs = gathered(part, {})
         done += [_asymmetric(pruned, x, pairs.fit[x.node], pairs.held.get(x.node), share) for x in part]
+        if rounds and len(part) == 1:
+            _rectified(pruned, part[0], gathered, rounds)
     return done
+
+
+def _rectified(
+    pruned: ir.Model, each: Layer, gathered: Callable[[Sequence[Layer], Mapping[str, tuple[str, float]]], Paired],
+    rounds: int,
+) -> None:
+    """Fit a layer again to what passes the rectifier behind it.
+
+    Where the dense output and that of the pruned model are both below its floor, nothing is wrong, and least squares
+    need not spend weights on it: such outputs are wanted as they are now, and the fit is repeated. After the
+    asymmetric, nonlinear reconstruction of Zhang et al., Accelerating very deep convolutional networks (TPAMI 2016),
+    section 3.2, with the outputs of the last fit in place of its auxiliary variables.
+    """
+    floor = _floor(pruned, all_nodes(pruned)[each.node])
+    if floor is None or each.design.answers is None:
+        return
+    for _ in range(rounds):
+        pairs = gathered([each], {each.node: (str(all_nodes(pruned)[each.node].outputs[0].name), floor)})
+        _asymmetric(pruned, each, pairs.fit[each.node], pairs.held.get(each.node), 0.0)
+
+
+def _floor(model: ir.Model, node: ir.Node) -> float | None:
+    """Return the number below which all outputs of a node give the same, None where there is none."""
+    output = node.outputs[0]
+    uses = list(output.uses())
+    if len(uses) != 1 or output.is_graph_output() or uses[0][1] != 0:
+        return None
+    reader = uses[0][0]
+    rule = rule_of(FLOORS, model, reader)
+    second = constant_of(reader.inputs[1]) if len(reader.inputs) > 1 else None
+    return rule(plain_attributes(reader), None if second is None else second.numpy()) if rule is not None else None
 
 
 def _layers(

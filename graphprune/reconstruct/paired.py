@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -76,13 +77,16 @@ class Paired:
 def gather_pairs(
     dense: ir.Model, pruned: ir.Model, layers: Sequence[Layer], samples: Samples, *, batch: int = 16, seed: int = 0,
     threads: int = 0, arrange: Arrange = lambda feed: feed, progress: Progress = lambda text: None,
+    floors: Mapping[str, tuple[str, float]] = MappingProxyType({}),
 ) -> Paired:
     """Run both models on the same samples and sum up, for layers whose output is a plain product.
 
-    `arrange` gives the dense model's inputs as the pruned one takes them.
+    `arrange` gives the dense model's inputs as the pruned one takes them. `floors` has for nodes the name of their
+    output in the pruned model and a number below which all outputs are as good as each other: where both models'
+    outputs are below, that of the pruned model is right as it is.
     """
     before = Watched(dense, [x.consumer.output for x in layers], threads)
-    after = Watched(pruned, [x.consumer.data for x in layers], threads)
+    after = Watched(pruned, [*(x.consumer.data for x in layers), *(o for o, _ in floors.values())], threads)
     fit: dict[str, list[Pair]] = {}
     held: dict[str, list[Pair]] = {}
     is_held = held_back(samples, batch)
@@ -99,9 +103,17 @@ def gather_pairs(
             there = slice(None) if told is None else told
             assert each.consumer.design.answers is not None
             y = each.consumer.design.answers(np.asarray(were[each.consumer.output], np.float32), sampler)
+            now, floor = None, 0.0
+            if each.node in floors:
+                output, floor = floors[each.node]
+                assert each.design.answers is not None
+                now = each.design.answers(np.asarray(are[output], np.float32), sampler)
             pairs = into.setdefault(
                 each.node, [Pair(len(p.columns), len(p.outputs)) for p in each.parts]
             )
             for g, (part, pair) in enumerate(zip(each.parts, pairs, strict=True)):
-                pair.add(x[g][there], y[part.block][there][:, part.outputs])
+                wanted_here = y[part.block][:, part.outputs]
+                if now is not None:
+                    wanted_here = np.where((wanted_here <= floor) & (now[g] <= floor), now[g], wanted_here)
+                pair.add(x[g][there], wanted_here[there])
     return Paired(fit, held)
