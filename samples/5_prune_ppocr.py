@@ -35,7 +35,7 @@ def lines_of(path: Path, longest: int = 26) -> list[str]:
             lines.append(line)
             line = ""
         line = f"{line} {word}".strip()
-    return list(dict.fromkeys(lines))
+    return list(dict.fromkeys([*lines, line] if line else lines))
 
 
 def drawn(line: str, font: Path, rng: np.random.Generator) -> np.ndarray:
