@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import onnx_ir as ir
 
@@ -16,32 +16,24 @@ from graphprune.calibrate.knowledge import Knowledge, learn, threads_of
 from graphprune.calibrate.remembered import remembered
 from graphprune.calibrate.samples import Samples
 from graphprune.calibrate.sensitivity import sensitivities
-from graphprune.calibrate.statistics import HELD
 from graphprune.calibrate.synthetic import synthetic
 from graphprune.calibrate.turns import turns
 from graphprune.errors import GraphPruneError, SessionError, UsageError
 from graphprune.options import Calibrating, Checking, Choosing
 from graphprune.plan import PruningPlan
-from graphprune.quality import Divergence, measure
 from graphprune.reconstruct.curves import curves, marginal, ranked
-from graphprune.reconstruct.mend import Mended, mend
 from graphprune.reconstruct.obs import Curve
-from graphprune.repaired import Look, Repaired, repair_record
-from graphprune.rewrite import Chosen, arranged
+from graphprune.repair import Repairing, repair, repairing_by_weights
+from graphprune.repaired import repair_record
+from graphprune.rewrite import Chosen
 from graphprune.score import DATA_CRITERIA, Scores, score
 
 _WORK = 1e11  # multiply-accumulates of one pass over made-up samples
+_CHOICE_WORK = 1e12  # multiply-accumulates that may go into choosing them
 _FEWEST = 32
+_MOST_MADE = 2048  # made-up inputs cost nobody anything, and more of them are better
+_MOST_GIVEN = 512
 _MOST_BYTES = 1e15
-_CORRECTIONS = {"low": (1, 4), "medium": (4, 16), "high": (10**6, 10**6)}  # fewest and most, by effort
-_CORRECTION_WORK = 4e12  # multiply-accumulates that they may cost: a minute or two on two cores
-_LOOKS = 4  # parts of the corrections after which outputs are compared
-_BATCHES = 16  # that one comparison runs
-_LOOK_WORK = 2e11  # multiply-accumulates that comparisons in between may cost, unless effort is high: seconds
-
-
-Repairing: TypeAlias = "Callable[[Analysis, ir.Model, Chosen, Progress], dict[str, Any]]"
-"""Repairs a pruned model in place, and returns what a report says of it."""
 
 
 def prepare(
@@ -51,10 +43,14 @@ def prepare(
     _agree(checking, asked)
     parse_calibration(None if _off(asked) else asked.calibration, asked.preset, asked.tokenizer, asked.length)
     said = asked.calibration is not None or asked.repair != "none"
+    if asked.repair == "weights" and (_off(asked) or not checking.run) and analysis.coupling.groups:
+        return None, repairing_by_weights("")
     wanted = said or choosing.criterion in ("auto", "obs", *DATA_CRITERIA)
     if not (checking.run and wanted) or _off(asked) or not analysis.coupling.groups:
         return None, None
     known, remark = calibrate(analysis, asked, progress)
+    if known is None and asked.repair in ("auto", "weights"):
+        return None, repairing_by_weights(remark)
     if known is not None and choosing.criterion == "cfsp":
         known = replace(known, turns=turns(
             analysis.model, analysis.coupling, known.consumers.found, known.samples, batch=known.batch,
@@ -74,7 +70,7 @@ def prepare(
 def _agree(checking: Checking, asked: Calibrating) -> None:
     """Raise UsageError where what is asked for would not be done."""
     off = "--calibration off" if _off(asked) else "" if checking.run else "--no-run"
-    if off and asked.repair not in ("auto", "none"):
+    if off and asked.repair not in ("auto", "none", "weights"):
         raise UsageError(f"repair {asked.repair} needs statistics of the model's layers, but {off} is given")
     if not checking.run and asked.given:
         raise UsageError("calibration data are given, but with --no-run no model is run on them")
@@ -90,11 +86,14 @@ def samples_for(analysis: Analysis, asked: Calibrating) -> Samples:
     bounds = analysis.index_bounds
     sizes = {name: tuple(a.shape) for name, a in analysis.reference.feeds[0].items()}
     if choice.kind == "data":
-        return choice.open(analysis.model, limit=asked.samples, seed=asked.seed, shapes=sizes, bounds=bounds)
+        limit = asked.samples or _MOST_GIVEN
+        return choice.open(analysis.model, limit=limit, seed=asked.seed, shapes=sizes, bounds=bounds)
     macs = max(analysis.dense.macs, 1)
-    count = min(asked.samples, max(_FEWEST, int(_WORK / macs)))
+    count = min(asked.samples or _MOST_MADE, max(_FEWEST, int(_WORK / macs)))
     kind = "noise" if choice.kind == "noise" else "auto"
-    return synthetic(analysis.model, sizes, kind=kind, count=count, seed=asked.seed, bounds=bounds)
+    return synthetic(
+        analysis.model, sizes, kind=kind, count=count, seed=asked.seed, bounds=bounds, answers=int(_CHOICE_WORK / macs)
+    )
 
 
 def calibrate(analysis: Analysis, asked: Calibrating, progress: Progress) -> tuple[Knowledge | None, str]:
@@ -149,64 +148,3 @@ def _planned(analysis: Analysis, found: Mapping[str, Curve], budget: Budget) -> 
     order = marginal if budget.allocation == "global" else ranked
     scores = Scores({name: order(c) for name, c in found.items()}, "obs", "sum", "none")
     return allocate(coupling, scores, analysis.costs, budget)
-
-
-def repair(
-    analysis: Analysis, pruned: ir.Model, chosen: Chosen, known: Knowledge, asked: Calibrating, progress: Progress
-) -> Repaired:
-    """Repair a pruned model in place, and measure its outputs before and after.
-
-    A layer is repaired as far as samples held back confirm it.
-    """
-
-    def looked() -> tuple[Divergence, ...]:
-        progress("comparing outputs")
-        return divergences(analysis, pruned, chosen, known)
-
-    often = asked.effort == "high" or look_work(analysis, known) * (_LOOKS - 1) <= _LOOK_WORK
-
-    def watch(done: int, corrections: int) -> float:
-        if done in (0, corrections) or (often and done * _LOOKS // corrections > (done - 1) * _LOOKS // corrections):
-            stage = f"after correction {done} of {corrections}" if done else "after symmetric repair"
-            seen.append(Look(stage, looked()))
-        return seen[-1].off
-
-    seen = [Look("before repair", looked())]
-    mode = asked.repair if asked.repair != "auto" else "sequential"
-    layers: list[Mended] = []
-    if mode != "none":
-        layers = mend(
-            analysis.model, pruned, analysis.coupling, chosen, known,
-            strengths=() if mode == "bias" else None, threads=threads_of(analysis), progress=progress, watch=watch,
-            corrections=_corrections(analysis, known, asked.effort) if mode == "sequential" else 0,
-        )
-    corrected = [k for k, look in enumerate(seen) if look.stage.startswith("after symmetric")]
-    if corrected and seen[-1].off > seen[corrected[0]].off:  # taken back
-        seen.append(replace(seen[corrected[0]], stage="corrections taken back"))
-        mode = "symmetric"
-    elif layers and not corrected:
-        seen.append(Look(f"after {mode} repair", looked()))
-    return Repaired(tuple(layers), tuple(seen), mode)
-
-
-def divergences(
-    analysis: Analysis, pruned: ir.Model, chosen: Chosen, known: Knowledge
-) -> tuple[Divergence, ...]:
-    """Return how far each output of a pruned model is from the dense model's, on held-back samples."""
-    def arrange(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
-        return arranged(arrays, analysis.coupling, chosen)
-
-    return tuple(measure(analysis.model, pruned, known, arrange, threads_of(analysis)))
-
-
-def look_work(analysis: Analysis, known: Knowledge) -> float:
-    """Return how many multiply-accumulates one comparison of the outputs takes, of both models together."""
-    samples = known.stats.samples
-    return 2.0 * analysis.dense.macs * min(_BATCHES * known.batch, samples / HELD if known.stats.held else samples)
-
-
-def _corrections(analysis: Analysis, known: Knowledge, effort: str) -> int:
-    """Return how many layers to correct: both models run over all samples for each of them."""
-    affordable = int(_CORRECTION_WORK / max(analysis.dense.macs * known.stats.samples, 1))
-    fewest, most = _CORRECTIONS[effort]
-    return max(fewest, min(most, affordable))

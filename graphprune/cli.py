@@ -157,7 +157,7 @@ def plan(
     input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu",
     threads: ThreadsOpt = None, batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None,
     calibration: CalibrationOpt = None, preset: PresetOpt = None, tokenizer: TokenizerOpt = None,
-    length: LengthOpt = None, samples: SamplesOpt = 512, memory: MemoryOpt = 2.0,
+    length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0,
 ) -> None:
     """Decide what would be pruned, and write that as a plan, without pruning."""
     talk = Talk(json_, quiet, verbose)
@@ -198,7 +198,7 @@ def prune(
     input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu",
     threads: ThreadsOpt = None, batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None,
     seconds: SecondsOpt = 2.0, calibration: CalibrationOpt = None, preset: PresetOpt = None,
-    tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = 512, memory: MemoryOpt = 2.0,
+    tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0,
     repair: RepairOpt = "auto", effort: EffortOpt = "medium", evaluate: EvaluateOpt = None,
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run the result before it is written.")] = True,
     prove: Annotated[bool, typer.Option("--prove/--no-prove", help="Prove the groups by permuting them.")] = True,

@@ -118,6 +118,30 @@ def consumers(coupling: Coupling) -> Consumers:
     return Consumers(tuple(found), left_out)
 
 
+def followers(coupling: Coupling, found: Consumers) -> tuple[Consumer, ...]:
+    """Return the other nodes that multiply data with a weight of their own: they contract no group.
+
+    Their inputs change where something before them is pruned, so they can make up for it: depthwise convolutions, and
+    layers behind one that is narrower inside.
+    """
+    readers, known = _readers(coupling), {c.node for c in found.found} | set(found.left_out)
+    out = []
+    for op in coupling.graph.ops:
+        rule = DESIGNS.get(op.domain, op.type, op.version)
+        if rule is None or op.name in known or any(o is not None and not o.rank_known for o in op.inputs):
+            continue
+        weight = next((i for i, o in enumerate(op.inputs) if o is not None and o.name in coupling.graph.sources), None)
+        design = rule(op.attributes, [o.shape if o is not None else () for o in op.inputs], weight or 0)
+        if weight is None or design is None or design.answers is None or _unfit(op, design, coupling, readers):
+            continue
+        operand = op.x(design.weight)
+        axis = coupling.expand(operand.axes[design.axis])
+        groups, width, _ = design.matrix(np.broadcast_to(np.float32(0), operand.shape)).shape
+        if axis.size and width % axis.size == 0:
+            out.append(Consumer(op.name, op, design, operand.name, axis, width // axis.size, groups))
+    return tuple(out)
+
+
 def _even(design: Design, shape: Sequence[int], columns: int) -> bool:
     """Return whether all blocks have all slots of the contracted axis, in order."""
     numbers = np.arange(shape[design.axis], dtype=np.int64)

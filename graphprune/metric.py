@@ -21,8 +21,8 @@ from graphprune.model import EMBED_LIMIT, has_external_data, tensor_bytes, write
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from graphprune.accuracy import Repairing
     from graphprune.analysis import Analysis, Progress
+    from graphprune.repair import Repairing
     from graphprune.rewrite import Chosen
 
 Metric: TypeAlias = Callable[[str], Any]

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from graphprune.accuracy import Repairing, divergences, look_work
 from graphprune.allocate import Budget
 from graphprune.calibrate.knowledge import Knowledge, threads_of
 from graphprune.errors import GraphPruneError
 from graphprune.reconstruct.mend import mend
+from graphprune.reconstruct.unseen import mend_by_weights
+from graphprune.repair import Repairing, divergences, look_work
 from graphprune.rewrite import Chosen, rearranged
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def telling_onset(
 
 def _cheapest(mode: str) -> str:
     """Return the repair to search with: instead of the one in order, the one layer by layer, which is much cheaper."""
-    return "symmetric" if mode == "sequential" else mode
+    return "symmetric" if mode in ("sequential", "matched") else mode
 
 
 def onset(
@@ -129,10 +130,12 @@ def _reached(analysis: Analysis, budget: Budget, sizes: Mapping[Any, int]) -> di
 def _damaged(analysis: Analysis, known: Knowledge, chosen: Chosen, repair: str) -> bool:
     """Return whether a pruned model's outputs are damaged after a cheap repair."""
     pruned = rearranged(analysis.model, analysis.coupling, chosen)
-    if repair != "none":
+    if repair == "weights":
+        mend_by_weights(pruned, analysis.coupling, chosen)
+    elif repair != "none":
         mend(
-            analysis.model, pruned, analysis.coupling, chosen, known, corrections=0,
-            strengths=() if repair == "bias" else None, threads=threads_of(analysis),
+            analysis.model, pruned, analysis.coupling, chosen, known, mode="bias" if repair == "bias" else "symmetric",
+            threads=threads_of(analysis),
         )
     return any(d.damaged for d in divergences(analysis, pruned, chosen, known))
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy.typing as npt
 
 from graphprune.errors import UsageError
 from graphprune.runtime import Runtime
 from graphprune.sizes import Shapes
+
+Repair: TypeAlias = Literal["auto", "none", "weights", "bias", "symmetric", "sequential", "matched"]
+"""How what is left is fitted anew; `auto` goes by the data: matched where they are given, sequential where made up."""
 
 Allocation: TypeAlias = Literal["auto", "uniform", "global", "error"]
 """Who gives up how much."""
@@ -90,18 +93,18 @@ class Calibrating:
     """What a model is run on to see what its layers read, and how it is repaired with that.
 
     `calibration` is a path, a dict of arrays, a CalibrationDataReader or an iterable; None or "none": inputs are made
-    up; "noise", "ood:PATH"; "off": nothing is run. At most `samples` are used; sums of statistics take at most `memory`
-    GB. `repair` is auto, none, bias (removed inputs become their means), symmetric or sequential; `effort` low, medium
-    or high.
+    up; "noise", "ood:PATH"; "off": nothing is run. At most `samples` are used (512 of data; 2,048 made-up ones, as far
+    as the model's size allows); sums of statistics take at most `memory` GB. `repair` is one of `Repair`; `effort`
+    low, medium or high.
     """
 
     calibration: Any = None
     preset: str | None = None
     tokenizer: str | None = None
     length: int | None = None
-    samples: int = 512
+    samples: int | None = None
     memory: float = 2.0
-    repair: Literal["auto", "none", "bias", "symmetric", "sequential"] = "auto"
+    repair: Repair = "auto"
     effort: Literal["low", "medium", "high"] = "medium"
     seed: int = 0
 
@@ -109,7 +112,7 @@ class Calibrating:
         for name, value, known in (("repair", self.repair, REPAIRS), ("effort", self.effort, EFFORTS)):
             if value not in known:
                 raise UsageError(f"{name} is {value!r}: choose {', '.join(known)}")
-        if self.samples < 1:
+        if self.samples is not None and self.samples < 1:
             raise UsageError(f"samples is {self.samples}: give 1 or more")
         if not self.memory > 0:
             raise UsageError(f"memory is {self.memory} GB: give more than 0")
@@ -122,7 +125,7 @@ class Calibrating:
         )
 
 
-REPAIRS = ("auto", "none", "bias", "symmetric", "sequential")
+REPAIRS = get_args(Repair)
 EFFORTS = ("low", "medium", "high")
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from graphprune import __version__
-from graphprune.accuracy import Repairing, deciding, prepare
+from graphprune.accuracy import deciding, prepare
 from graphprune.allocate import Budget, allocate
 from graphprune.allocate.align import detect_alignment
 from graphprune.analysis import Analysis, Clock, Progress, analyse, silent
@@ -36,6 +36,7 @@ from graphprune.options import Calibrating, Checking, Choosing, Looking, spelled
 from graphprune.output import MARK, guard_data, workspace
 from graphprune.plan import PruningPlan
 from graphprune.prove import Proof, prove
+from graphprune.repair import Repairing
 from graphprune.result import Result
 from graphprune.rewrite import Chosen, arranged, rearranged
 from graphprune.score import score

@@ -58,20 +58,24 @@ def repair_record(known: Knowledge | None, done: Repaired | None, remark: str) -
         "calibration": {
             **describe(known.samples), "used": known.stats.samples, "left_out": dict(known.consumers.left_out)
         },
-        "repair": {
-            "mode": done.mode,
-            "layers": [asdict(x) for x in done.layers],
-            "error_before": _middle([x.before for x in done.layers]),
-            "error_after": _middle([x.after for x in done.layers]),
-            "largest_after": max((x.after for x in done.layers), default=None),
-            "notes": _notes(known, done),
-        },
+        "repair": {**layers_record(done.mode, done.layers), "notes": _notes(known, done)},
         "divergence": {
             "before": [d.record() for d in done.before], "after": [d.record() for d in done.after],
             "stages": [look.record() for look in done.looks], "held_back": bool(known.stats.held),
             "damaged": done.damaged, "onset": None,
         },
         "remark": remark,
+    }
+
+
+def layers_record(mode: str, layers: Sequence[Mended]) -> dict[str, Any]:
+    """Return what a report says of repaired layers."""
+    return {
+        "mode": mode,
+        "layers": [asdict(x) for x in layers],
+        "error_before": _middle([x.before for x in layers]),
+        "error_after": _middle([x.after for x in layers]),
+        "largest_after": max((x.after for x in layers), default=None),
     }
 
 

@@ -54,9 +54,9 @@ CalibrationOpt = Annotated[
 PresetOpt = Annotated[str | None, typer.Option("--preset", help="How images are scaled: imagenet, 0..1, -1..1, ...")]
 TokenizerOpt = Annotated[str | None, typer.Option("--tokenizer", help="A tokenizer.json, for text.")]
 LengthOpt = Annotated[int | None, typer.Option("--length", help="Length of sequences made of text or sound.")]
-SamplesOpt = Annotated[int, typer.Option("--samples", help="Calibrate with at most so many samples.")]
+SamplesOpt = Annotated[int | None, typer.Option("--samples", help="At most so many samples (512; made-up: 2048).")]
 MemoryOpt = Annotated[float, typer.Option("--memory", help="GB that statistics may take at a time.")]
-RepairOpt = Annotated[str, typer.Option("--repair", help="auto, none, bias, symmetric or sequential.")]
+RepairOpt = Annotated[str, typer.Option("--repair", help="auto, none, weights, bias, symmetric, sequential, matched.")]
 EffortOpt = Annotated[str, typer.Option("--effort", help="low, medium or high: how long repair may take.")]
 EvaluateOpt = Annotated[
     str | None,
@@ -191,7 +191,7 @@ def choosing_of(
 
 
 def calibrating_of(
-    calibration: str | None, preset: str | None, tokenizer: str | None, length: int | None, samples: int,
+    calibration: str | None, preset: str | None, tokenizer: str | None, length: int | None, samples: int | None,
     memory: float, repair: str, effort: str, seed: int,
 ) -> Calibrating:
     """Read the options of calibration and repair; raises UsageError."""

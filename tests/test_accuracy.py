@@ -101,7 +101,7 @@ def test_stages_are_told_from_before_repair_to_its_end() -> None:
     x = {"x": np.random.default_rng(0).standard_normal((80, 10)).astype(np.float32)}
     for repair, effort, middle in (
         ("none", "medium", None), ("bias", "medium", []), ("symmetric", "medium", []),
-        ("sequential", "low", [1, 2, 3, 4]), ("sequential", "medium", [4, 8, 12, 16]),
+        ("sequential", "low", [1, 2, 3, 4]), ("sequential", "medium", [6, 11, 16, 21]),
         ("sequential", "high", [6, 11, 16, 21]),
     ):
         found = pruned(model, calibration=x, repair=repair, effort=effort).report["divergence"]
@@ -115,7 +115,7 @@ def test_stages_are_told_from_before_repair_to_its_end() -> None:
 
 def test_large_models_are_not_looked_at_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks run both models: where that is much work, only high effort does it between stages."""
-    monkeypatch.setattr("graphprune.accuracy._LOOK_WORK", 1.0)
+    monkeypatch.setattr("graphprune.repair._LOOK_WORK", 1.0)
     model = layered.deep(20, 12).model()
     x = {"x": np.random.default_rng(0).standard_normal((80, 10)).astype(np.float32)}
     counts = {}
@@ -157,23 +157,44 @@ def test_efforts_and_modes() -> None:
         (repair, effort): pruned(model, calibration=x, repair=repair, effort=effort)
         for repair in ("auto", "sequential") for effort in ("low", "medium", "high")
     }
-    assert {r.report["repair"]["mode"] for r in results.values()} == {"sequential"}
-    by_effort = [contents(results["auto", effort].model) for effort in ("low", "medium", "high")]
-    assert by_effort == [contents(results["sequential", effort].model) for effort in ("low", "medium", "high")]
+    modes = {key: r.report["repair"]["mode"] for key, r in results.items()}
+    assert modes == {(r, e): "matched" if r == "auto" else r for r, e in results}
+    assert contents(results["auto", "medium"].model) != contents(results["sequential", "medium"].model)
+    by_effort = [contents(results["sequential", effort].model) for effort in ("low", "medium", "high")]
     assert by_effort[0] != by_effort[1]
     symmetric = pruned(model, calibration=x, repair="symmetric")
     assert relative(results["auto", "medium"]) < relative(symmetric)
 
 
 def test_high_effort_corrects_every_layer() -> None:
-    model = layered.deep(20, 12).model()
+    model = layered.deep(36, 12).model()
     x = {"x": np.random.default_rng(0).standard_normal((40, 10)).astype(np.float32)}
     runs = {}
     for effort in ("low", "medium", "high"):
         said: list[str] = []
         pruned(model, calibration=x, repair="sequential", effort=effort, progress=said.append)
         runs[effort] = len([s for s in said if s.startswith("refitting")])
-    assert runs == {"low": 4, "medium": 16, "high": 21}
+    assert runs == {"low": 4, "medium": 32, "high": 37}
+
+
+def test_made_up_inputs_are_not_matched_to() -> None:
+    assert pruned(samples=40).report["repair"]["mode"] == "sequential"
+    assert pruned(calibration=images(40), repair="matched").report["repair"]["mode"] == "matched"
+
+
+def test_weights_alone_repair_without_running_anything() -> None:
+    plain, mended = (pruned(calibration="off", repair=r) for r in ("auto", "weights"))
+    assert mended.plan.keep == plain.plan.keep and contents(mended.model) != contents(plain.model)
+    assert mended.report["calibration"] is None and mended.report["repair"]["mode"] == "weights"
+    assert 0 < mended.report["repair"]["error_after"] < mended.report["repair"]["error_before"]
+    unrun = pruned(repair="weights", run=False)
+    assert contents(unrun.model) == contents(mended.model)
+
+
+def test_bias_alone_leaves_the_other_weights() -> None:
+    plain, mended = (pruned(calibration=images(), repair=r) for r in ("none", "bias"))
+    assert np.array_equal(array_of(plain.model, "w2"), array_of(mended.model, "w2"))
+    assert relative(mended) < relative(plain)
 
 
 def test_criteria_and_allocations() -> None:
@@ -386,7 +407,9 @@ def test_made_up_inputs_that_fail_are_a_remark(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("graphprune.accuracy.synthetic", fails)
     result = pruned()
     assert "no inputs come to mind" in result.report["remark"] and result.plan.meta["criterion"] == "l2"
-    assert result.report["calibration"] is None
+    assert result.report["calibration"] is None and "by weights alone" in result.report["remark"]
+    assert result.report["repair"]["mode"] == "weights" and result.report["repair"]["layers"]
+    assert not pruned(repair="none").report["repair"]
     with pytest.raises(GraphPruneError, match="needs calibration"):
         pruned(criterion="obs")
 
@@ -464,7 +487,7 @@ def test_a_repaired_model_can_be_pruned_and_repaired_again() -> None:
 def test_what_is_printed(tmp_path: Path, data: Path) -> None:
     path = put(tmp_path / "m.onnx", cnn())
     ran = cli("prune", path, "--sparsity", 0.5, "--calibration", data, *QUICK)
-    assert ran.code == 0 and "repair: sequential, 2 layers" in ran.out and "in-distribution" in ran.out
+    assert ran.code == 0 and "repair: matched, 2 layers" in ran.out and "in-distribution" in ran.out
     report = record("prune", path, "--sparsity", 0.5, "--calibration", f"ood:{data}", "--repair", "none", *QUICK)
     assert report["repair"]["mode"] == "none" and report["repair"]["layers"] == []
     assert report["divergence"]["before"] == report["divergence"]["after"]

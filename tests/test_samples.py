@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"
@@ -74,3 +76,17 @@ def test_training_says_what_it_needs() -> None:
 def test_every_sample_is_described() -> None:
     text = (SAMPLES / "README.md").read_text()
     assert [f.name for f in SAMPLES.iterdir() if f.is_file() and f.name != "README.md" and f.name not in text] == []
+
+
+def test_characters_are_counted(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("ppocr", SAMPLES / "5_prune_ppocr.py")
+    assert spec is not None and spec.loader is not None
+    sample = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sample)
+    assert sample.edits("kitten", "sitting") == 3 and sample.edits("", "ab") == 2 and sample.edits("ab", "ab") == 0
+    text = tmp_path / "text"
+    text.write_text("one two three\nfour five six seven eight nine ten eleven")
+    lines = sample.lines_of(text, 14)
+    assert " ".join(lines) == text.read_text().replace("\n", " ") and max(map(len, lines)) <= 14
+    model = onnx.ModelProto(metadata_props=[onnx.StringStringEntryProto(key="character", value="a\nb\n")])
+    assert sample.characters_of(model) == ["a", "b", " "]

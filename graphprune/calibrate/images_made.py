@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -34,13 +35,19 @@ def images(kind: str, rng: np.random.Generator, count: int, channels: int, size:
 
     Raises KeyError for another kind.
     """
-    mean, deviation = _moments(kind, channels > 1)
-    out: Images = (DRAWN[kind](rng, count, channels, size) - np.float32(mean)) * np.float32(1 / deviation)
+    return standardised(DRAWN[kind](rng, count, channels, size), kind)
+
+
+def standardised(pixels: Images, kind: str) -> Images:
+    """Return pixels in 0..1 with mean 0 and deviation 1, if they are of a kind."""
+    mean, deviation = level(kind, pixels.shape[1] > 1)
+    out: Images = (pixels - np.float32(mean)) * np.float32(1 / deviation)
     return out
 
 
 @lru_cache(maxsize=16)
-def _moments(kind: str, coloured: bool) -> tuple[float, float]:
+def level(kind: str, coloured: bool) -> tuple[float, float]:
+    """Return mean and deviation of the pixels of a kind, before they are standardised."""
     drawn = DRAWN[kind](np.random.default_rng(_PEPPER), _MEASURED, 3 if coloured else 1, (_MEASURED, _MEASURED))
     return float(drawn.mean()), float(drawn.std())
 
@@ -181,3 +188,20 @@ def noise(rng: np.random.Generator, count: int, channels: int, size: tuple[int, 
 
 
 DRAWN: dict[str, Draw] = {"shapes": shapes, "things": things, "leaves": leaves, "pink": pink, "noise": noise}
+
+
+def laid_out(images: Images, channel: int | None, shape: tuple[int, ...]) -> Images:
+    """Return images [n, channels, h, w] in an input's layout: with its channels where it has them, or without."""
+    if channel is None or len(shape) == 3:
+        return images.reshape(shape)
+    return np.moveaxis(images, 1, channel).reshape(shape)
+
+
+def measures(shape: tuple[int, ...], channel: int | None) -> tuple[int, int, tuple[int, int]]:
+    """Return samples, channels and size of the images in an input of some shape; frames count as samples.
+
+    >>> measures((8, 32, 40, 3), 3)
+    (8, 3, (32, 40))
+    """
+    *outer, height, width = (n for k, n in enumerate(shape) if k != channel)
+    return prod(outer), shape[channel] if channel is not None else 1, (height, width)

@@ -6,9 +6,8 @@ What each input holds is read from the graph (`contents.py`), what real ones are
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from typing import Any, TypeAlias
 
@@ -16,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphprune.calibrate import audio_made, images_made, own_text, ranges
-from graphprune.calibrate.contents import Content, Inputs, Shapes, read
+from graphprune.calibrate import own_text, ranges
+from graphprune.calibrate.contents import Content, Shapes, read
+from graphprune.calibrate.judged import judged
 from graphprune.calibrate.known import Probe, moments
+from graphprune.calibrate.maker import Maker
 from graphprune.calibrate.ranges import Range
-from graphprune.calibrate.samples import Feed, Samples
+from graphprune.calibrate.samples import Samples
 from graphprune.errors import GraphPruneError, UsageError
 from graphprune.inputs import synthesise
 
@@ -43,75 +44,6 @@ _CONTRASTS = (0.7, 1.4)
 _BETTER = 0.97  # a contrast is changed only if the distance falls below so much of what it was
 
 
-@dataclass(frozen=True)
-class _Maker:
-    """Everything that one feed depends on but its number."""
-
-    inputs: Inputs
-    sizes: Shapes
-    kinds: Mapping[str, str]
-    ranges: Mapping[str, Range]
-    texts: own_text.Texts
-    seed: int
-    batch: int
-
-    def feed(self, index: int, count: int) -> Feed:
-        """Return the feed of this number; it does not depend on the others."""
-        shapes = self.inputs.shapes(self.sizes, count)
-        made: dict[str, Array] = {}
-        for c in self.inputs.contents:
-            rng = np.random.default_rng([self.seed, index, zlib.crc32(c.name.encode())])
-            if c.what == "tokens":
-                made[c.name] = self.texts.draw(c, rng, shapes[c.name], self.kinds[c.name])
-            else:
-                drawn = _drawn(c, self.kinds[c.name], rng, shapes[c.name], self.seed)
-                made[c.name] = self.ranges[c.name].applied(drawn, c)
-        rest = [s for s in self.inputs.specs if s.name not in made]
-        others, _ = synthesise(rest, {s.name: shapes[s.name] for s in rest}, self.seed)
-        return {**made, **others}
-
-    def feeds(self, count: int) -> Iterator[Feed]:
-        """Yield feeds of so many samples in all."""
-        size = self.batch if self.inputs.axes else 1
-        for index, start in enumerate(range(0, count, size)):
-            yield self.feed(index, min(size, count - start))
-
-
-def _drawn(c: Content, kind: str, rng: np.random.Generator, shape: tuple[int, ...], seed: int) -> Array:
-    """Return what an input holds with mean 0 and deviation 1, in the input's layout."""
-    if kind == "noise":
-        return rng.standard_normal(shape, np.float32)
-    if c.what == "vectors":
-        names = np.random.default_rng([seed, zlib.crc32(c.name.encode())])
-        return audio_made.vectors(rng, audio_made.mixing_of(names, shape[-1]), shape)
-    if c.what == "wave":
-        length = max(shape)
-        return audio_made.waves(rng, prod(shape) // length, length).reshape(shape)
-    if c.what in ("spectrum", "series"):
-        make = audio_made.spectra if c.what == "spectrum" else audio_made.series
-        if c.channel is None:
-            return make(rng, prod(shape[:-2]), *shape[-2:]).reshape(shape)
-        across = 3 - c.channel
-        made = make(rng, shape[0], shape[c.channel], shape[across])
-        return made if c.channel == 1 else made.transpose(0, 2, 1)
-    return _pictures(c, kind, rng, shape)
-
-
-def _pictures(c: Content, kind: str, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Return images in the input's layout; a fifth axis is time, along which the image moves."""
-    channels = shape[c.channel] if c.channel is not None else 1
-    rest = [n for k, n in enumerate(shape) if k != c.channel]
-    *outer, height, width = rest
-    samples, frames = (outer[0] if outer else 1), prod(outer[1:])
-    images = images_made.images(kind, rng, samples, channels, (height, width))
-    if frames > 1:
-        moved = [np.roll(images, (k, 2 * k), (2, 3)) for k in range(frames)]
-        images = np.stack(moved, 2).reshape(samples, channels, *outer[1:], height, width)
-    if c.channel is None or len(shape) == 3:
-        return images.reshape(shape)
-    return np.moveaxis(images, 1, c.channel).reshape(shape)
-
-
 def synthetic(
     model: ir.Model,
     sizes: Shapes,
@@ -120,6 +52,7 @@ def synthetic(
     count: int = 512,
     seed: int = 0,
     bounds: Mapping[str, int] | None = None,
+    answers: int = 0,
 ) -> Samples:
     """Return made-up inputs for a model, each batch drawn when it is read.
 
@@ -130,6 +63,7 @@ def synthetic(
     `sizes` has the shape of each input in one run; where its first axis is open, samples are counted along it. `kind`
     is "auto" or one of `KINDS`; it holds for the inputs that can be of that kind. With "auto", where the model has
     stored moments, the kind and contrast with activations nearest to them are taken, otherwise that of a rule.
+    A classifier of single images may be asked about so many as `answers`: then its images are evolved (`judged.py`).
     The same `seed` gives the same numbers. Raises UsageError for a kind that fits no input.
     """
     inputs = read(model, sizes, bounds)
@@ -144,8 +78,12 @@ def synthetic(
     batch = int(min(_BATCH, max(_MOST // max(biggest, 1), 1)))
     texts = own_text.prepare(model, inputs, sizes, count, seed)
     usual = {c.name: ranges.usual(c, sizes[c.name]) for c in inputs.contents}
-    maker = _Maker(inputs, sizes, kinds, usual, texts, seed, batch)
+    maker = Maker(inputs, sizes, kinds, usual, texts, seed, batch)
     maker, said = _fitted(model, maker, kind == "auto")
+    better = judged(model, maker, count, answers, bool(moments(model))) if kind == "auto" and answers else None
+    if better is not None:
+        maker, said = better[0], (better[1],)
+        count = count if maker.evolved is None else len(maker.evolved)
     made = set(kinds.values())
     others = _other_inputs(maker)
     return Samples(
@@ -163,14 +101,14 @@ def _by_rule(c: Content, shape: tuple[int, ...]) -> str:
     return "things" if grey else KINDS[c.what][0]
 
 
-def _other_inputs(maker: _Maker) -> tuple[str, ...]:
+def _other_inputs(maker: Maker) -> tuple[str, ...]:
     """Say what was assumed of masks, positions, states and the like."""
     contents = {c.name for c in maker.inputs.contents}
     rest = [s for s in maker.inputs.specs if s.name not in contents]
     return synthesise(rest, {s.name: maker.sizes[s.name] for s in rest}, maker.seed)[1]
 
 
-def _fitted(model: ir.Model, maker: _Maker, free: bool) -> tuple[_Maker, tuple[str, ...]]:
+def _fitted(model: ir.Model, maker: Maker, free: bool) -> tuple[Maker, tuple[str, ...]]:
     """Fit ranges, and if they are `free` kinds, to the moments that the model knows; say what was chosen and why."""
     drawn = [c for c in maker.inputs.contents if c.what != "tokens"]
     known = moments(model)
@@ -189,11 +127,11 @@ def _fitted(model: ir.Model, maker: _Maker, free: bool) -> tuple[_Maker, tuple[s
     return maker, tuple(said)
 
 
-def _chosen(probe: Probe, maker: _Maker, c: Content, free: bool) -> tuple[_Maker, tuple[str, ...]]:
+def _chosen(probe: Probe, maker: Maker, c: Content, free: bool) -> tuple[Maker, tuple[str, ...]]:
     """Try kinds, then contrasts, and keep what brings the activations nearest to the stored moments."""
     number = _TRIED if prod(maker.sizes[c.name]) <= 20_000 else _TRIED // 2
 
-    def tried(kind: str, contrast: float = 1.0, start: Range | None = None) -> tuple[float, _Maker]:
+    def tried(kind: str, contrast: float = 1.0, start: Range | None = None) -> tuple[float, Maker]:
         candidate = replace(maker, kinds={**maker.kinds, c.name: kind})
         fitted = start or ranges.fitted(probe, c, candidate.ranges[c.name], candidate.feed(0, _fixed(maker)))
         candidate = replace(candidate, ranges={**maker.ranges, c.name: fitted.times(contrast)})
@@ -216,6 +154,6 @@ def _chosen(probe: Probe, maker: _Maker, c: Content, free: bool) -> tuple[_Maker
     return chosen, (f"{c.name}: made up, {kind} ({reason}); {chosen.ranges[c.name].why}",)
 
 
-def _fixed(maker: _Maker) -> int:
+def _fixed(maker: Maker) -> int:
     """Return how many samples to fit a range on."""
     return maker.batch if maker.inputs.axes else 1

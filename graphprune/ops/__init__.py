@@ -5,7 +5,7 @@ follow a size. `BOUNDS`: below which number indices must lie. `COSTS`: multiply-
 shapes alone tell. `SHAPES`: type and sizes of outputs where onnx has no answer.
 `STORED`: which operands hold quantised weights. `BODIES`: what sizes cross the border of an operator's bodies.
 `DESIGNS`: how data and weight of a node make y = x W + b.
-`MOMENTS`, `AFFINE`, `LOOKUPS`: what a model tells of its inputs.
+`MOMENTS`, `AFFINE`, `LOOKUPS`, `FLOORS`: what a model tells of its inputs and inner values.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from graphprune.ops.gather import CARRIERS, MOVERS, PICKERS, REPEATERS, BoundRul
 from graphprune.ops.inference import ShapeRule
 from graphprune.ops.qlinear import ROUNDERS
 from graphprune.ops.quantization import ROUND_TRIP
-from graphprune.ops.reading import AffineRule, LookupRule, MomentRule
+from graphprune.ops.reading import AffineRule, FloorRule, LookupRule, MomentRule
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Table
 from graphprune.ops.shapes import FILLERS, RANDOM, ContentRule
 from graphprune.ops.sizes import RefitRule
@@ -132,6 +132,7 @@ COSTS: Table[CostRule] = Table(
 )
 CONTENTS: Table[ContentRule] = Table("contents", [*shapes.CONTENTS])
 DESIGNS: Table[DesignRule] = Table("designs", [*designs.DESIGNS])
+FLOORS: Table[FloorRule] = Table("floors", [*reading.FLOORS])
 MOMENTS: Table[MomentRule] = Table("moments", [*reading.MOMENTS])
 AFFINE: Table[AffineRule] = Table("affine maps", [*reading.AFFINE])
 LOOKUPS: Table[LookupRule] = Table("lookups", [*reading.LOOKUPS])
@@ -164,6 +165,7 @@ __all__ = [
     "CUTTERS",
     "DESIGNS",
     "FILLERS",
+    "FLOORS",
     "LOOKUPS",
     "MOMENTS",
     "MOVERS",

@@ -1,7 +1,8 @@
 """What operators tell of the values they read: moments that were measured in training, ranges, tables of rows.
 
 With these a model says itself what its inputs look like: `MOMENTS` where mean and variance of a value are stored,
-`AFFINE` how a normalisation inside of the graph is undone, `LOOKUPS` which table integers point into.
+`AFFINE` how a normalisation inside of the graph is undone, `LOOKUPS` which table integers point into. `FLOORS` says
+below which number all inputs give the same output.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ MomentRule: TypeAlias = "Callable[[Attributes], Moments | None]"
 AffineRule: TypeAlias = "Callable[[Array, int], tuple[Array, Array]]"
 """Asked with the constant and which input it is; answers (a, b) of y = a x + b."""
 LookupRule: TypeAlias = "Callable[[Attributes], Lookup | None]"
+FloorRule: TypeAlias = "Callable[[Attributes, Array | None], float | None]"
+"""Asked with attributes and the second input, if that is constant; None: there is no such number."""
 
 
 def batch_norm(attributes: Attributes) -> Moments | None:
@@ -75,6 +78,17 @@ def gather(attributes: Attributes) -> Lookup | None:
     return Lookup(0, 1) if attributes.get("axis", 0) == 0 else None
 
 
+def rectified(attributes: Attributes, second: Array | None) -> float | None:
+    """Zero."""
+    return 0.0
+
+
+def clipped(attributes: Attributes, second: Array | None) -> float | None:
+    """The lower limit: an input, in old files an attribute."""
+    found = attributes.get("min") if second is None or second.size != 1 else second.ravel()[0]
+    return float(found) if found is not None and np.isfinite(found) else None
+
+
 MOMENTS: tuple[Row[MomentRule], ...] = (row(batch_norm, "BatchNormalization"),)
 AFFINE: tuple[Row[AffineRule], ...] = (
     row(add, "Add"), row(subtract, "Sub"), row(multiply, "Mul"), row(divide, "Div"),
@@ -83,3 +97,4 @@ LOOKUPS: tuple[Row[LookupRule], ...] = (
     row(gather, "Gather"),
     row(lambda _: Lookup(2, 0), "EmbedLayerNormalization", domain="com.microsoft"),
 )
+FLOORS: tuple[Row[FloorRule], ...] = (row(rectified, "Relu"), row(clipped, "Clip"))

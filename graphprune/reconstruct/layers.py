@@ -50,6 +50,11 @@ class Layer:
     def node(self) -> str:
         return self.consumer.node
 
+    @property
+    def biased(self) -> bool:
+        """Whether something can be added to what it puts out."""
+        return self.design.answers is not None or self.design.bias is not None
+
 
 def layer(consumer: Consumer, coupling: Coupling, chosen: Chosen, attributes: Mapping[str, object]) -> Layer | None:
     """Return what a choice of indices leaves of a consumer; None where the pruned node has no design.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,18 +25,18 @@ _BLOCK = 4096
 class Pair:
     """Sums over rows of one block, in float64: x [K] are the pruned layer's rows, y [O] the dense layer's outputs.
 
-    `xx` [K, K], `xy` [K, O], `x`, `y`, and `yy`, the sum of squares.
+    `xx` [K, K], `xy` [K, O], `x`, `y`, and `yy` [O], the sums of squares.
 
     >>> pair = Pair(1, 2)
     >>> pair.add(np.array([[2.0]]), np.array([[1.0, 3.0]]))
-    >>> pair.xx.tolist(), pair.xy.tolist(), pair.yy
-    ([[4.0]], [[2.0, 6.0]], 10.0)
+    >>> pair.xx.tolist(), pair.xy.tolist(), pair.yy.tolist()
+    ([[4.0]], [[2.0, 6.0]], [1.0, 9.0])
     """
 
     def __init__(self, columns: int, outputs: int) -> None:
         self._xx, self._xy = np.zeros((columns, columns)), np.zeros((columns, outputs))
-        self.x, self.y = np.zeros(columns), np.zeros(outputs)
-        self.yy, self.rows = 0.0, 0
+        self.x, self.y, self.yy = np.zeros(columns), np.zeros(outputs), np.zeros(outputs)
+        self.rows = 0
         self._waiting = Waiting(enough_for(columns, _BLOCK))
 
     @property
@@ -53,7 +55,7 @@ class Pair:
             a, b = x[start : start + _BLOCK], y[start : start + _BLOCK]
             self.x += a.sum(0, dtype=np.float64)
             self.y += b.sum(0, dtype=np.float64)
-            self.yy += float(np.square(b, dtype=np.float64).sum())
+            self.yy += np.square(b, dtype=np.float64).sum(0)
             self._sum_up(self._waiting.add(a, b))
         self.rows += len(x)
 
@@ -64,26 +66,44 @@ class Pair:
             self._xy += a.T @ b
 
 
-def gather_pairs(
-    dense: ir.Model, pruned: ir.Model, layer: Layer, known: Knowledge, arrange: Arrange, threads: int = 0
-) -> tuple[Sequence[Pair], Sequence[Pair] | None]:
-    """Run both models on all samples, and return for each block of a layer the sums to fit with, and those held back.
+Pairs: TypeAlias = "tuple[Sequence[Pair], Sequence[Pair] | None]"
 
-    `arrange` gives the dense model's inputs as the pruned one takes them. Where no sample is held back: None.
-    """
-    before = Watched(dense, [layer.consumer.output], threads)
-    after = Watched(pruned, [layer.consumer.data], threads)
-    fit, held = ([Pair(len(p.columns), len(p.outputs)) for p in layer.parts] for _ in range(2))
-    samples, answers = known.samples, layer.consumer.design.answers
-    assert answers is not None
-    is_held = held_back(samples, known.batch)
-    for number, feed in enumerate(samples.batches(known.batch)):
-        were, are = before(feed)[layer.consumer.output], after(arrange(feed))[layer.consumer.data]
-        sampler = Sampler(known.seed, number, positions_wanted(layer.consumer.width, samples.count or 256))
-        x = layer.design.rows(np.asarray(are, np.float32), sampler)
-        y = answers(np.asarray(were, np.float32), sampler)
-        there = real_rows(are, real_tokens(feed), layer.design.key, sampler)
-        rows = slice(None) if there is None else there
-        for g, (part, pair) in enumerate(zip(layer.parts, held if is_held(number) else fit, strict=True)):
-            pair.add(x[g][rows], y[part.block][rows][:, part.outputs])
-    return fit, held if any(pair.rows for pair in held) else None
+
+@dataclass(frozen=True)
+class SideBySide:
+    """A dense model, the one pruned from it, and `arrange`, which gives inputs of the one as the other takes them."""
+
+    dense: ir.Model
+    pruned: ir.Model
+    known: Knowledge
+    arrange: Arrange
+    threads: int = 0
+
+    def pairs(self, layer: Layer, floor: tuple[str, float] | None = None) -> Pairs:
+        """Run both models on all samples, and return for each block of a layer the sums to fit with and those held back.
+
+        `floor` has the name of the layer's output in the pruned model, and a number below which all outputs are as
+        good as each other: where both models' are below, that of the pruned model is right as it is. Where no sample
+        is held back: None.
+        """
+        before = Watched(self.dense, [layer.consumer.output], self.threads)
+        after = Watched(self.pruned, [layer.consumer.data, *([floor[0]] if floor else [])], self.threads)
+        fit, held = ([Pair(len(p.columns), len(p.outputs)) for p in layer.parts] for _ in range(2))
+        samples, answers, answers_now = self.known.samples, layer.consumer.design.answers, layer.design.answers
+        assert answers is not None and answers_now is not None
+        is_held = held_back(samples, self.known.batch)
+        for number, feed in enumerate(samples.batches(self.known.batch)):
+            were, now = before(feed)[layer.consumer.output], after(self.arrange(feed))
+            are = now[layer.consumer.data]
+            sampler = Sampler(self.known.seed, number, positions_wanted(layer.consumer.width, samples.count or 256))
+            x = layer.design.rows(np.asarray(are, np.float32), sampler)
+            y = answers(np.asarray(were, np.float32), sampler)
+            given = answers_now(np.asarray(now[floor[0]], np.float32), sampler) if floor else None
+            there = real_rows(are, real_tokens(feed), layer.design.key, sampler)
+            rows = slice(None) if there is None else there
+            for g, (part, pair) in enumerate(zip(layer.parts, held if is_held(number) else fit, strict=True)):
+                wanted = y[part.block][:, part.outputs]
+                if floor and given is not None:
+                    wanted = np.where((wanted <= floor[1]) & (given[g] <= floor[1]), given[g], wanted)
+                pair.add(x[g][rows], wanted[rows])
+        return fit, held if any(pair.rows for pair in held) else None

@@ -210,6 +210,16 @@ def repair(
     return Refit(old, np.zeros(len(fit.target)), None, plain, plain)
 
 
+def confirmed(
+    fit: Moments, held: Moments | None, weight: Matrix, lams: Sequence[float] | None = None, biased: bool = True
+) -> Refit:
+    """Return the repair that held-back rows confirm; nothing is repaired where there are none."""
+    if held is not None:
+        return repair(fit, held, weight, lams, biased)
+    error = fit.error(weight) / fit.scale(biased)
+    return Refit(weight, np.zeros(len(fit.target)), None, error, error)
+
+
 def _tried(
     fit: Moments, held: Moments, weight: Matrix, lams: Sequence[float] | None, biased: bool
 ) -> Refit | None:

@@ -78,3 +78,22 @@ def test_a_contestant_that_fails_is_told_and_does_not_stop_the_others() -> None:
     assert row["broken"] == {"error": "ValueError: no"}
     assert row["analysis"]["seconds"] > 0
     assert "failed" in peers.table({"sample": row}, row)
+
+
+def test_ablation_has_a_row_for_every_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(HERE)
+    ablation = script("ablation")
+    drawn = ablation.letters(30)
+    assert drawn.shape == (30, 28, 28) and (drawn.max((1, 2)) > 100).all() and len({x.tobytes() for x in drawn}) > 20
+    asked: list[list[str]] = []
+
+    def pruned(path: Path, target: float, options: list[str], folder: Path) -> tuple[Path, float, float]:
+        asked.append(options)
+        return path, target, 0.0
+
+    monkeypatch.setattr(ablation, "pruned", pruned)
+    monkeypatch.setattr(ablation, "split", lambda data, name: (drawn, np.arange(30) % 10))
+    rows = ablation.rows_of(SAMPLE, 0.25, 4, tmp_path)
+    ways = sum(len(w) for w in ablation.WAYS.values())
+    assert len(rows) == 1 + ways and len(asked) == len({tuple(a) for a in asked}) < ways  # nothing is run twice
+    assert ablation.table(rows).count("\n") == 1 + ways

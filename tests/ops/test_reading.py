@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from graphprune.ops import AFFINE, LOOKUPS, MOMENTS
+from graphprune.ops import AFFINE, FLOORS, LOOKUPS, MOMENTS
 
 C = np.array([2.0, -4.0])
 X = np.array([3.0, 5.0])
@@ -46,3 +46,11 @@ def test_lookups() -> None:
     assert rows is not None and (rows.table, rows.indices) == (0, 1) and gather({"axis": 1}) is None
     words = embed({})
     assert words is not None and (words.table, words.indices) == (2, 0)
+
+
+def test_floors() -> None:
+    relu, clip = FLOORS.get("", "Relu", 17), FLOORS.get("", "Clip", 17)
+    assert relu is not None and clip is not None and FLOORS.get("", "LeakyRelu", 17) is None
+    assert relu({}, None) == 0
+    assert clip({}, np.array(-1.0)) == -1 and clip({"min": 2.0}, None) == 2
+    assert clip({}, None) is None and clip({}, np.array(-np.inf)) is None

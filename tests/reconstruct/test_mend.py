@@ -18,7 +18,7 @@ from graphprune.calibrate import Samples
 from graphprune.calibrate.knowledge import Knowledge, learn
 from graphprune.execute import evaluate, relative_error
 from graphprune.quality import measure
-from graphprune.reconstruct.mend import Mended, mend
+from graphprune.reconstruct.mend import Mended, Mode, mend
 from graphprune.rewrite import Chosen, arranged
 
 
@@ -26,9 +26,8 @@ def mended(
     analysis: Analysis, learnt: Knowledge, chosen: Chosen, sequential: bool = False, **options: Any
 ) -> tuple[ir.Model, list[Mended]]:
     pruned = pruned_of(analysis, chosen)
-    done = mend(
-        analysis.model, pruned, analysis.coupling, chosen, learnt, corrections=99 if sequential else 0, **options
-    )
+    mode: Mode = "sequential" if sequential else "symmetric"
+    done = mend(analysis.model, pruned, analysis.coupling, chosen, learnt, mode=mode, **options)
     return pruned, done
 
 

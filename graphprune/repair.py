@@ -1,0 +1,118 @@
+"""Repair as a stage of the pipeline: which kind, how much of it, and how far the outputs are off before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import onnx_ir as ir
+
+from graphprune.analysis import Analysis, Progress
+from graphprune.calibrate.knowledge import Knowledge, threads_of
+from graphprune.calibrate.statistics import HELD
+from graphprune.options import Calibrating, Repair
+from graphprune.quality import Divergence, measure
+from graphprune.reconstruct.mend import Mended, mend
+from graphprune.reconstruct.unseen import mend_by_weights
+from graphprune.repaired import Look, Repaired, layers_record, repair_record
+from graphprune.rewrite import Chosen, arranged
+
+_CORRECTIONS = {"low": (1, 4), "medium": (4, 32), "high": (10**6, 10**6)}  # fewest and most, by effort
+_CORRECTION_WORK = 4e12  # multiply-accumulates that they may cost: a minute or two on two cores
+_ROUNDS = 2
+_PLENTY = 100  # corrections that could be had, where layers are fitted more than once
+_LOOKS = 4  # parts of the corrections after which outputs are compared
+_BATCHES = 16  # that one comparison runs
+_LOOK_WORK = 2e11  # multiply-accumulates that comparisons in between may cost, unless effort is high: seconds
+
+Repairing: TypeAlias = "Callable[[Analysis, ir.Model, Chosen, Progress], dict[str, Any]]"
+"""Repairs a pruned model in place, and returns what a report says of it."""
+
+
+def repair(
+    analysis: Analysis, pruned: ir.Model, chosen: Chosen, known: Knowledge, asked: Calibrating, progress: Progress
+) -> Repaired:
+    """Repair a pruned model in place, and measure its outputs before and after.
+
+    A layer is repaired as far as samples held back confirm it.
+    """
+
+    def looked() -> tuple[Divergence, ...]:
+        progress("comparing outputs")
+        return divergences(analysis, pruned, chosen, known)
+
+    often = asked.effort == "high" or look_work(analysis, known) * (_LOOKS - 1) <= _LOOK_WORK
+
+    def watch(done: int, corrections: int) -> float:
+        if done in (0, corrections) or (often and done * _LOOKS // corrections > (done - 1) * _LOOKS // corrections):
+            stage = f"after correction {done} of {corrections}" if done else "after symmetric repair"
+            seen.append(Look(stage, looked()))
+        return seen[-1].off
+
+    seen = [Look("before repair", looked())]
+    mode: Repair = asked.repair if asked.repair != "auto" else _best(known)
+    layers: list[Mended] = []
+    if mode == "weights":
+        layers = mend_by_weights(pruned, analysis.coupling, chosen)
+    elif mode != "none" and mode != "auto":
+        layers = mend(
+            analysis.model, pruned, analysis.coupling, chosen, known, mode=mode, threads=threads_of(analysis),
+            corrections=_corrections(analysis, known, asked.effort), rounds=_rounds(analysis, known, asked.effort),
+            progress=progress, watch=watch,
+        )
+    first = seen[1] if len(seen) > 1 else None
+    if first is None:
+        seen += [Look(f"after {mode} repair", looked())] if layers else []
+    elif seen[-1].off > first.off:
+        seen.append(replace(first, stage="corrections taken back"))
+        mode = "symmetric"
+    return Repaired(tuple(layers), tuple(seen), mode)
+
+
+def repairing_by_weights(remark: str) -> Repairing:
+    """Return what repairs by weights alone, where there is nothing to learn from running a model."""
+
+    def repairing(analysis: Analysis, pruned: ir.Model, chosen: Chosen, progress: Progress) -> dict[str, Any]:
+        progress("repairing by weights")
+        layers = mend_by_weights(pruned, analysis.coupling, chosen)
+        said = f"{remark}; repaired by weights alone" if remark and layers else remark
+        return {**repair_record(None, None, said), "repair": {**layers_record("weights", layers), "notes": []}}
+
+    return repairing
+
+
+def divergences(analysis: Analysis, pruned: ir.Model, chosen: Chosen, known: Knowledge) -> tuple[Divergence, ...]:
+    """Return how far each output of a pruned model is from the dense model's, on held-back samples."""
+
+    def arrange(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+        return arranged(arrays, analysis.coupling, chosen)
+
+    return tuple(measure(analysis.model, pruned, known, arrange, threads_of(analysis)))
+
+
+def look_work(analysis: Analysis, known: Knowledge) -> float:
+    """Return how many multiply-accumulates one comparison of the outputs takes, of both models together."""
+    samples = known.stats.samples
+    return 2.0 * analysis.dense.macs * min(_BATCHES * known.batch, samples / HELD if known.stats.held else samples)
+
+
+def _best(known: Knowledge) -> Repair:
+    """Return how to repair: one layer after the other; outputs are matched to data only, never to what is made up."""
+    return "matched" if known.samples.source == "in-distribution" else "sequential"
+
+
+def _affordable(analysis: Analysis, known: Knowledge) -> int:
+    return int(_CORRECTION_WORK / max(analysis.dense.macs * known.stats.samples, 1))
+
+
+def _corrections(analysis: Analysis, known: Knowledge, effort: str) -> int:
+    """Return how many layers to correct: both models run over all samples for each of them."""
+    fewest, most = _CORRECTIONS[effort]
+    return max(fewest, min(most, _affordable(analysis, known)))
+
+
+def _rounds(analysis: Analysis, known: Knowledge, effort: str) -> int:
+    """Return how often to fit each layer again to what passes the rectifier behind it."""
+    plenty = _affordable(analysis, known) >= _PLENTY
+    return _ROUNDS if effort == "high" or (effort == "medium" and plenty) else 0
