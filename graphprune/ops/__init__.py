@@ -36,6 +36,7 @@ from graphprune.ops import (
     qlinear,
     qshapes,
     quantization,
+    quantised_experts,
     reading,
     recurrent,
     reduction,
@@ -43,7 +44,6 @@ from graphprune.ops import (
     shapes,
     spectral,
 )
-from graphprune.ops.blockwise import QUANTISED
 from graphprune.ops.control_flow import BodyRule
 from graphprune.ops.cuts import CUTTERS
 from graphprune.ops.designs import Design, DesignRule
@@ -51,6 +51,7 @@ from graphprune.ops.gather import CARRIERS, MOVERS, PICKERS, REPEATERS, BoundRul
 from graphprune.ops.inference import ShapeRule
 from graphprune.ops.qlinear import ROUNDERS
 from graphprune.ops.quantization import ROUND_TRIP
+from graphprune.ops.quantised_experts import QUANTISED
 from graphprune.ops.reading import AffineRule, LookupRule, MomentRule
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Table
 from graphprune.ops.shapes import FILLERS, RANDOM, ContentRule
@@ -86,6 +87,7 @@ AXES: Table[AxisRule] = Table(
         *contributed.AXES,
         *nchwc.AXES,
         *moe.AXES,
+        *quantised_experts.AXES,
     ],
 )
 REFITS: Table[RefitRule] = Table(
@@ -128,6 +130,7 @@ COSTS: Table[CostRule] = Table(
         *attention_sizes.COSTS,
         *nchwc.COSTS,
         *moe.COSTS,
+        *quantised_experts.COSTS,
     ],
 )
 CONTENTS: Table[ContentRule] = Table("contents", [*shapes.CONTENTS])
@@ -136,7 +139,10 @@ MOMENTS: Table[MomentRule] = Table("moments", [*reading.MOMENTS])
 AFFINE: Table[AffineRule] = Table("affine maps", [*reading.AFFINE])
 LOOKUPS: Table[LookupRule] = Table("lookups", [*reading.LOOKUPS])
 BODIES: Table[BodyRule] = Table("bodies", [*control_flow.BODIES])
-STORED: Table[StoredRule] = Table("quantised weights", [*quantization.STORED, *qlinear.STORED, *blockwise.STORED])
+STORED: Table[StoredRule] = Table(
+    "quantised weights",
+    [*quantization.STORED, *qlinear.STORED, *blockwise.STORED, *quantised_experts.STORED],
+)
 SHAPES: Table[ShapeRule] = Table(
     "shapes",
     [
@@ -150,6 +156,7 @@ SHAPES: Table[ShapeRule] = Table(
         *contributed.SHAPES,
         *nchwc.SHAPES,
         *moe.SHAPES,
+        *quantised_experts.SHAPES,
     ],
 )
 
