@@ -319,3 +319,28 @@ class QMoE(MoE):
 class TorchEmbedding(Own):
     def _run(self, weight: Any, indices: Any, **given: Any) -> Any:
         return (weight[indices],)
+
+
+class MatMulInteger16(Own):
+    def _run(self, a: Any, b: Any, **given: Any) -> Any:
+        return ((a.astype(np.int64) @ b.astype(np.int64)).astype(np.int32),)
+
+
+class MulInteger(Own):
+    def _run(self, a: Any, a_zero: Any, b: Any, b_zero: Any = None, **given: Any) -> Any:
+        left, right = (x.astype(np.int32) - (0 if z is None else z) for x, z in ((a, a_zero), (b, b_zero)))
+        return (left * right,)
+
+
+class ReduceSumInteger(Own):
+    def _run(self, x: Any, **given: Any) -> Any:
+        axes = tuple(self.get("axes", ())) or None
+        return (x.astype(np.int32).sum(axis=axes, keepdims=bool(self.get("keepdims", 1)), dtype=np.int32),)
+
+
+class QLinearReduceMean(Own):
+    def _run(self, x: Any, scale: Any, zero: Any, new: Any, point: Any, **given: Any) -> Any:
+        axes = tuple(self.get("axes", ())) or None
+        mean = ((x.astype(np.float32) - zero) * scale).mean(axis=axes, keepdims=bool(self.get("keepdims", 1)))
+        low, high = np.iinfo(x.dtype).min, np.iinfo(x.dtype).max
+        return (np.clip(np.rint(mean / new) + point, low, high).astype(x.dtype),)
