@@ -344,3 +344,17 @@ class QLinearReduceMean(Own):
         mean = ((x.astype(np.float32) - zero) * scale).mean(axis=axes, keepdims=bool(self.get("keepdims", 1)))
         low, high = np.iinfo(x.dtype).min, np.iinfo(x.dtype).max
         return (np.clip(np.rint(mean / new) + point, low, high).astype(x.dtype),)
+
+
+class GroupQueryAttention(Own):
+    """Of separate inputs without a past, with normalised heads."""
+
+    def _run(self, q: Any, k: Any, v: Any, *others: Any, **given: Any) -> Any:
+        heads, shared = self.get("num_heads", 1), self.get("kv_num_heads", 1)
+        q, k, v = apart(q, heads), apart(k, shared), apart(v, shared)
+        q, k = (self.normalised(a, gain) for a, gain in zip((q, k), others[-2:], strict=True))
+        k, v = (a.repeat(heads // shared, axis=1) for a in (k, v))
+        return (attend(q, k, v, heads, self.get("scale", 0.0), causal=True),)
+
+    def normalised(self, x: Any, gain: Any) -> Any:
+        return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + self.get("qk_norm_epsilon", 1e-6)) * gain
