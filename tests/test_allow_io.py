@@ -237,7 +237,8 @@ def test_what_the_border_keeps_is_told(cached: Path) -> None:
     assert {"past.0.k", "present.0.k"} <= set(before["border"]["names"])
     assert not {"past.0.k", "present.0.k"} & set(after["border"]["names"])
     line = next(x for x in cli("inspect", cached).out.splitlines() if "may change" in x)
-    assert line.endswith(command := before["border"]["command"]) and "--allow-io past.0.k" in command
+    command = before["border"]["command"]
+    assert line.endswith(command) and "--allow-io past.0.k" in command
     found = record(*shlex.split(command)[1:])
     assert found["coverage"] == pytest.approx(before["border"]["coverage"], abs=0.01)
     assert found["border"]["command"] is None and found["border"]["options"] == ""

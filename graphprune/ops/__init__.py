@@ -22,6 +22,7 @@ from graphprune.ops import (
     elementwise,
     fused,
     fused_attention,
+    fused_designs,
     fused_grouped,
     fused_matmul,
     fused_norm,
@@ -47,6 +48,7 @@ from graphprune.ops import (
 from graphprune.ops.control_flow import BodyRule
 from graphprune.ops.cuts import CUTTERS
 from graphprune.ops.designs import Design, DesignRule
+from graphprune.ops.fused_designs import DYNAMIC, SCALERS
 from graphprune.ops.gather import CARRIERS, MOVERS, PICKERS, REPEATERS, BoundRule
 from graphprune.ops.inference import ShapeRule
 from graphprune.ops.qlinear import ROUNDERS
@@ -134,7 +136,7 @@ COSTS: Table[CostRule] = Table(
     ],
 )
 CONTENTS: Table[ContentRule] = Table("contents", [*shapes.CONTENTS])
-DESIGNS: Table[DesignRule] = Table("designs", [*designs.DESIGNS])
+DESIGNS: Table[DesignRule] = Table("designs", [*designs.DESIGNS, *fused_designs.DESIGNS])
 MOMENTS: Table[MomentRule] = Table("moments", [*reading.MOMENTS])
 AFFINE: Table[AffineRule] = Table("affine maps", [*reading.AFFINE])
 LOOKUPS: Table[LookupRule] = Table("lookups", [*reading.LOOKUPS])
@@ -170,6 +172,7 @@ __all__ = [
     "COSTS",
     "CUTTERS",
     "DESIGNS",
+    "DYNAMIC",
     "FILLERS",
     "LOOKUPS",
     "MOMENTS",
@@ -181,6 +184,7 @@ __all__ = [
     "REPEATERS",
     "ROUNDERS",
     "ROUND_TRIP",
+    "SCALERS",
     "SHAPES",
     "STORED",
     "AxisRule",

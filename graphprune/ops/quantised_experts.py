@@ -179,9 +179,9 @@ def _real(bits: int, block: int, arrays: Sequence[Array | None]) -> Array:
     zero: Array = np.full(counted, 1 << (bits - 1), dtype=np.float32)
     if zeros is not None:
         zero = unpacked(zeros, bits)[..., : counted[-1]].astype(np.float32)
-    wide = (lambda a: a) if blocked else (lambda a: a.reshape(*counted, 1))
-    scale = wide(scales) if scales is not None else None
-    real = dequantised(number, scale, wide(zero), axis=-1, block=block if blocked else 0)
+    shape = counted if blocked else (*counted, 1)
+    scale = scales.reshape(shape) if scales is not None else None
+    real = dequantised(number, scale, zero.reshape(shape), axis=-1, block=block if blocked else 0)
     return real if packed == columns else real.reshape(experts, rows, packed, -1)
 
 

@@ -7,7 +7,7 @@ What held-back samples do not confirm is not used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ from graphprune.reconstruct.layers import Layer, Matrix, Part, bias_of, layer, w
 from graphprune.reconstruct.obs import Quadratic
 from graphprune.reconstruct.paired import Pair, gather_pairs
 from graphprune.reconstruct.ridge import Moments, Refit, repair
+from graphprune.reconstruct.shifts import place_of
 from graphprune.rewrite import Chosen, arranged
 
 Progress = Callable[[str], None]
@@ -62,9 +63,7 @@ def mend(
     nodes = all_nodes(pruned)
     refits = {x.node: _symmetric(x, coupling, known) for x in layers if x.touched}
     done = {x.node: _written(pruned, x, refits[x.node]) for x in layers if x.touched}
-    correctable = [
-        x for x in layers if x.consumer.design.answers is not None and bias_of(nodes[x.node], x) is not None
-    ]
+    correctable = [x for x in layers if _in_order(x, nodes[x.node])]
     points = evenly(correctable, corrections)
     for k, each in enumerate(points):
         progress(f"refitting {each.node}, {k + 1} of {len(points)}")
@@ -88,9 +87,24 @@ def _layers(pruned: ir.Model, coupling: Coupling, chosen: Chosen, known: Knowled
         if node is not None and c.key in known.stats.fit:
             attributes = {k: _plain(a.value) for k, a in node.attributes.items()}
             made = layer(c, coupling, chosen, attributes)
-            if made is not None:
+            if made is not None and _writable(made, nodes):
                 found.append(made)
     return found
+
+
+def _writable(each: Layer, nodes: Mapping[str, ir.Node]) -> bool:
+    """Return whether what a repair adds to a layer's outputs can be written."""
+    if each.consumer.frozen:
+        return place_of(nodes[each.node], each.design, each.outputs) is not None
+    if each.design.answers is not None or each.design.bias is None:
+        return True
+    return all(bias_of(nodes[name], each) is not None for name in each.consumer.nodes)
+
+
+def _in_order(each: Layer, node: ir.Node) -> bool:
+    """Return whether a layer can be fitted to the outputs of the dense one: it has one place, and answers there."""
+    one = each.consumer
+    return one.design.answers is not None and not one.others and not one.frozen and bias_of(node, each) is not None
 
 
 def _plain(value: object) -> object:
@@ -109,7 +123,7 @@ def evenly(items: Sequence[Item], number: int) -> list[Item]:
 
 def _biased(each: Layer) -> bool:
     """Return whether something can be added to what a layer puts out."""
-    return each.design.answers is not None or each.design.bias is not None
+    return each.consumer.frozen or each.design.answers is not None or each.design.bias is not None
 
 
 def _originals(each: Layer, coupling: Coupling) -> Matrix:
@@ -123,7 +137,8 @@ def _symmetric(each: Layer, coupling: Coupling, known: Knowledge) -> list[Refit]
         sums = known.stats.fit[each.consumer.key], known.stats.held.get(each.consumer.key)
         fit, held = (_moments(g, part, matrix, _biased(each)) if g is not None else None for g in sums)
         assert fit is not None
-        refits.append(_refit(fit, held, matrix[part.block][np.ix_(part.columns, part.outputs)], _biased(each)))
+        left = matrix[part.block][np.ix_(part.columns, part.outputs)]
+        refits.append(_refit(fit, held, left, _biased(each), () if each.consumer.frozen else None))
     return refits
 
 
@@ -157,10 +172,12 @@ def _shift(refits: Sequence[Refit]) -> Matrix:
     return np.concatenate([r.bias.ravel() for r in refits])
 
 
-def _refit(fit: Moments, held: Moments | None, weight: Matrix, biased: bool) -> Refit:
+def _refit(
+    fit: Moments, held: Moments | None, weight: Matrix, biased: bool, strengths: tuple[float, ...] | None = None
+) -> Refit:
     """Return the repair that held-back rows confirm; nothing is repaired where there are none."""
     if held is not None:
-        return repair(fit, held, weight, biased=biased)
+        return repair(fit, held, weight, strengths, biased)
     error = fit.error(weight) / max(fit.variance(biased), _LEAST)
     return Refit(weight, np.zeros(len(fit.target)), None, error, error)
 

@@ -95,7 +95,9 @@ def test_a_gate_in_the_same_matrix(bits: int, block: int) -> None:
     assert got.macs("QMoE") == TOKENS * 2 * 3 * WIDTH * INNER
 
 
-@pytest.mark.parametrize("extra", [{"gate": True, "activation_type": "silu"}, {"fused": 2}, {"gate": True, "zeros": True}])
+@pytest.mark.parametrize("extra", [
+    {"gate": True, "activation_type": "silu"}, {"fused": 2}, {"gate": True, "zeros": True},
+])
 @pytest.mark.parametrize("block", [0, 16])
 def test_gates_that_the_kernel_does_not_know(block: int, extra: dict[str, Any]) -> None:
     got = check(mixture(Net(), block=block, **extra), groups=3, tolerance=1e-3, reference=[own.QMoE])
