@@ -169,7 +169,7 @@ def gather(
             values = watched(feed)
             real = real_tokens(feed)
             into = held if is_held(number) else fit
-            for c, source in [(c, s) for c in part for s in c.sources]:
+            for c, source in [(one, s) for one in part for s in one.sources]:
                 x = values[source.name]
                 if not np.isfinite(x).all():
                     raise UsageError(f"calibration: value {source.name!r} is not finite in batch {number}")

@@ -36,8 +36,8 @@ from graphprune.ops import (
     normalization,
     qlinear,
     qshapes,
-    quantization,
     quantised_experts,
+    quantization,
     reading,
     recurrent,
     reduction,
@@ -48,12 +48,12 @@ from graphprune.ops import (
 from graphprune.ops.control_flow import BodyRule
 from graphprune.ops.cuts import CUTTERS
 from graphprune.ops.designs import Design, DesignRule
-from graphprune.ops.fused_designs import DYNAMIC, SCALERS
+from graphprune.ops.fused_designs import ADD, DYNAMIC, SCALERS
 from graphprune.ops.gather import CARRIERS, MOVERS, PICKERS, REPEATERS, BoundRule
 from graphprune.ops.inference import ShapeRule
 from graphprune.ops.qlinear import ROUNDERS
-from graphprune.ops.quantization import ROUND_TRIP
 from graphprune.ops.quantised_experts import QUANTISED
+from graphprune.ops.quantization import ROUND_TRIP
 from graphprune.ops.reading import AffineRule, LookupRule, MomentRule
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Table
 from graphprune.ops.shapes import FILLERS, RANDOM, ContentRule
@@ -163,6 +163,7 @@ SHAPES: Table[ShapeRule] = Table(
 )
 
 __all__ = [
+    "ADD",
     "AFFINE",
     "AXES",
     "BODIES",

@@ -30,6 +30,9 @@ Shapes = Sequence[tuple[int, ...]]
 DYNAMIC = frozenset(["DynamicQuantizeLinear"])
 """Operators that choose the scale of integers at run time; real numbers are their first input."""
 
+ADD = "Add"
+"""What adds a bias behind a node that takes none."""
+
 SCALERS = frozenset(["Cast", "Mul"])
 """What stands between a product of integers and the bias that is added to it: the way to real numbers."""
 

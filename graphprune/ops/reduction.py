@@ -8,7 +8,6 @@ from graphprune.axes import Equation, Pin, Role, Same, Use
 from graphprune.axes.equations import Least, Points
 from graphprune.ops.registry import AxisRule, Op, Operand, Row, normalise_axis, pin_all, pin_axis, row, same_axes
 
-
 _UNORDERED = "the largest in no order (sorted = 0): what follows may depend on the one they happen to be in"
 
 

@@ -13,8 +13,8 @@ from graphprune.axes import leaves, slots
 from graphprune.consumers import Consumer
 from graphprune.groups import Coupling
 from graphprune.model import add_constant, all_nodes, all_values, constant_of, set_constant
-from graphprune.ops import DESIGNS, Design
-from graphprune.reconstruct.shifts import ADD, place_of
+from graphprune.ops import ADD, DESIGNS, Design
+from graphprune.reconstruct.shifts import place_of
 from graphprune.rewrite import Chosen
 
 Matrix = npt.NDArray[np.float64]

@@ -14,10 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphprune.model import constant_of
-from graphprune.ops import ROUND_TRIP, SCALERS, Design
-
-ADD = "Add"
-"""What adds a bias behind a node that takes none."""
+from graphprune.ops import ADD, ROUND_TRIP, SCALERS, Design
 
 _MOST = 2**31 - 1  # biases of integers have 32 bits
 

@@ -127,6 +127,24 @@ def print_repair(console: Console, record: Mapping[str, Any]) -> None:
         console.print("the outputs are damaged: prune less, or give (more) data by --calibration")
     for said in data["assumed"]:
         console.print(f"calibration: {said}")
+    for line in left_out_lines(data["left_out"]):
+        console.print(line, markup=False)
+
+
+def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
+    """Return in words which layers are not repaired, and why, the most frequent reason first.
+
+    >>> left_out_lines({"a": "its weight is tied", "b": "its weight is tied", "c": "its weight is empty"})
+    ['not repaired: 2 layers (a, ...): its weight is tied', 'not repaired: 1 layer (c): its weight is empty']
+    """
+    by_reason: dict[str, list[str]] = {}
+    for node, reason in left_out.items():
+        by_reason.setdefault(reason, []).append(node)
+    ranked = sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    return [
+        f"not repaired: {len(nodes)} layer{'s' * (len(nodes) > 1)} ({nodes[0]}{', ...' * (len(nodes) > 1)}): {reason}"
+        for reason, nodes in ranked
+    ]
 
 
 def _apart(found: Mapping[str, Any]) -> str:

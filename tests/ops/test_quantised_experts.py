@@ -1,4 +1,4 @@
-"""QMoE: inner widths, the width outside and whole experts, in whole bytes and blocks, as onnxruntime's kernel runs it."""
+"""QMoE: inner widths, the width outside and whole experts, in whole bytes and blocks, as the CPU kernel runs it."""
 
 from __future__ import annotations
 
