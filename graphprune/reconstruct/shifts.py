@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphprune.model import constant_of
-from graphprune.ops import ADD, ROUND_TRIP, SCALERS, Design
+from graphprune.ops import ADD, MOVERS, ROUND_TRIP, SCALERS, Design
 
 _MOST = 2**31 - 1  # biases of integers have 32 bits
 
@@ -81,10 +81,20 @@ def _behind(node: ir.Node, design: Design, outputs: int) -> Place | None:
             value = reader.outputs[0]
             continue
         other = reader.inputs[1 - index] if reader.op_type == ADD and len(reader.inputs) == 2 else None
-        tensor = constant_of(other)
-        if tensor is None or tensor.size != outputs or not tensor.dtype.is_floating_point():
-            return None
-        shape = tuple(tensor.shape.numpy())
-        fits = shape[-1 - design.spatial :] == (outputs,) + (1,) * design.spatial
-        return Place(reader, 1 - index, np.ones(outputs), tensor.numpy()) if fits else None
+        return _added(reader, 1 - index, other, outputs, design.spatial) if other is not None else None
     return None
+
+
+def _added(reader: ir.Node, index: int, value: ir.Value, outputs: int, spatial: int) -> Place | None:
+    """Return the place of real numbers along the outputs' axis, as they are, or given that shape by a node."""
+    tensor, maker = constant_of(value), value.producer()
+    shape = tuple(tensor.shape.numpy()) if tensor is not None else ()
+    if tensor is None and maker is not None and maker.op_type in MOVERS and len(maker.inputs) == 2:
+        reader, index = maker, 0
+        tensor, wanted = (constant_of(v) for v in maker.inputs)
+        shape = tuple(np.asarray(wanted.numpy()).ravel().tolist()) if wanted is not None else ()
+    if tensor is None or tensor.size != outputs or not tensor.dtype.is_floating_point():
+        return None
+    axis, rest = shape[-1 - spatial : len(shape) - spatial], shape[len(shape) - spatial :]
+    fits = axis in ((outputs,), (-1,)) and rest == (1,) * spatial
+    return Place(reader, index, np.ones(outputs), tensor.numpy()) if fits else None

@@ -182,11 +182,18 @@ def dynamic() -> Net:
     return net.output(net("Add", y, net.weight(5, name="b.b")))
 
 
-def dynamic_conv() -> Net:
+def dynamic_conv_reshaped() -> Net:
+    """The bias is a vector that a node gives the shape it needs."""
+    return dynamic_conv(reshaped=True)
+
+
+def dynamic_conv(reshaped: bool = False) -> Net:
     net = Net(17)
     value, scale, zero = net("DynamicQuantizeLinear", first(net, 4), n=3)
     y = net("Cast", net("ConvInteger", value, narrow(net, 5, 8, 3, 3), zero, pads=[1] * 4), to=1)
-    y = net("Add", net("Mul", y, net("Mul", scale, net.const(np.float32(0.01)))), net.weight(1, 5, 1, 1, name="b.b"))
+    bias = net.weight(5, name="b.b") if reshaped else net.weight(1, 5, 1, 1, name="b.b")
+    bias = net("Reshape", bias, net.ints(1, -1, 1, 1)) if reshaped else bias
+    y = net("Add", net("Mul", y, net("Mul", scale, net.const(np.float32(0.01)))), bias)
     return net.output(net("ReduceMean", y, axes=[2, 3], keepdims=0))
 
 
@@ -217,7 +224,7 @@ def in_floats() -> Net:
     return net.output(net("DynamicQuantizeMatMul", first(net), *operands, domain=MS))
 
 
-@pytest.mark.parametrize("made", [dynamic, dynamic_conv, linear_conv, read_back, in_floats])
+@pytest.mark.parametrize("made", [dynamic, dynamic_conv, dynamic_conv_reshaped, linear_conv, read_back, in_floats])
 def test_quantised_layers_keep_their_weights_and_correct_their_biases(made: Callable[[], Net]) -> None:
     analysis, learnt = known(made(), 400)
     (one,) = learnt.consumers.found
