@@ -119,7 +119,8 @@ def calibrate(analysis: Analysis, asked: Calibrating, progress: Progress) -> tup
             raise
         return None, f"not calibrated: made-up inputs do not work here ({error})"
     if not known.stats.fit:
-        return None, f"not calibrated: no layer of this model can be fitted anew{_reasons(known)}; scores are of weights"
+        why = _reasons(known)
+        return None, f"not calibrated: no layer of this model can be fitted anew{why}; scores are of weights"
     if asked.effort == "high":
         weighed = sensitivities(
             analysis.model, known.consumers.found, known.samples, batch=known.batch, seed=known.seed,

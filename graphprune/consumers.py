@@ -45,7 +45,7 @@ class Consumer:
     `axis` is the solved expression of the contracted axis of the weight, `columns` the number of columns of its matrix
     for each slot of that axis (kernel positions), `groups` the blocks on the matrix' diagonal. `source` is what the
     node reads; `others` are further nodes with the same weight, whose rows count as well, and what they read.
-    `frozen`: the weight is quantised, and not fitted anew.
+    `frozen`: the weight is quantised, and not fitted anew; `shifted`: what it adds can be corrected all the same.
     """
 
     node: str
@@ -58,6 +58,12 @@ class Consumer:
     source: Source
     others: tuple[tuple[Op, Source], ...] = ()
     frozen: bool = False
+    shifted: bool = False
+
+    @property
+    def biased(self) -> bool:
+        """Whether a bias can take up a change of the mean."""
+        return self.shifted if self.frozen else self.design.answers is not None or self.design.bias is not None
 
     @property
     def data(self) -> str:
@@ -176,7 +182,7 @@ def _stored(name: str, weights: Mapping[str, Weight]) -> bool:
 
 def _weight(op: Op, design: Design, coupling: Coupling, makers: Mapping[str, Op]) -> Weight | str:
     """Return the weight that a node reads: itself, or quantised numbers that a node before it reads; else why none."""
-    operand, weights, expand = op.x(design.weight), coupling.graph.weights, coupling.expand
+    operand, weights = op.x(design.weight), coupling.graph.weights
     names = [operand.name]
     if operand.name in makers:
         names += [o.name for o in makers[operand.name].inputs[:1] if o is not None and _stored(o.name, weights)]
@@ -184,9 +190,15 @@ def _weight(op: Op, design: Design, coupling: Coupling, makers: Mapping[str, Op]
         found = weights.get(name)
         if found is None or found.filled or found.shape != operand.shape:
             continue
-        if all(expand(a) == expand(b) for a, b in zip(found.axes, operand.axes, strict=True)):
+        if all(_same(a, b, coupling) for a, b in zip(found.axes, operand.axes, strict=True)):
             return found
     return "its weight is computed from others"
+
+
+def _same(a: Axis, b: Axis, coupling: Coupling) -> bool:
+    """Return whether two axes have the same slots: pinned ones need not be told to be."""
+    a, b = coupling.expand(a), coupling.expand(b)
+    return a == b or not any(d in coupling.dims for d in (*leaves(a), *leaves(b)))
 
 
 def _source(op: Op, design: Design, makers: Mapping[str, Op]) -> Source | None:

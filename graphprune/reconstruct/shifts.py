@@ -7,13 +7,14 @@ of real numbers or of integers in a known unit, at the node, or behind it once i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphprune.model import constant_of
+from graphprune.consumers import Consumer, Consumers
+from graphprune.model import all_nodes, constant_of
 from graphprune.ops import ADD, MOVERS, ROUND_TRIP, SCALERS, Design
 
 _MOST = 2**31 - 1  # biases of integers have 32 bits
@@ -37,6 +38,19 @@ class Place:
         if kind.kind == "i":
             added = np.clip(np.rint(added), -_MOST, _MOST)
         return ir.tensor(added.astype(kind))
+
+
+def with_places(found: Consumers, model: ir.Model) -> Consumers:
+    """Return consumers of which those that are not fitted anew know whether what they add can be corrected."""
+    nodes = all_nodes(model)
+
+    def told(c: Consumer) -> Consumer:
+        if not c.frozen:
+            return c
+        blocks, _, outputs = c.design.matrix(np.broadcast_to(np.float32(0), c.op.x(c.design.weight).shape)).shape
+        return replace(c, shifted=place_of(nodes[c.node], c.design, blocks * outputs) is not None)
+
+    return replace(found, found=tuple(map(told, found.found)))
 
 
 def place_of(node: ir.Node, design: Design, outputs: int) -> Place | None:

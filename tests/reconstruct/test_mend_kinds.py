@@ -218,13 +218,27 @@ def read_back() -> Net:
     return net.output(net("Gemm", net("DequantizeLinear", value, scale, zero), weight, bias, transB=1))
 
 
+def read_back_conv() -> Net:
+    net = Net(17)
+    value, scale, zero = into(net, first(net, 4))
+    each = net.const(net.rng.uniform(0.008, 0.012, 5), np.float32), net.const(np.zeros(5), np.int8)
+    weight = net("DequantizeLinear", narrow(net, 5, 8, 3, 3), *each, axis=0)
+    bias = net("DequantizeLinear", net.const(net.rng.integers(-500, 500, 5), np.int32, "b.b"),
+               net.const(np.full(5, 5e-4), np.float32), net.const(np.zeros(5), np.int32), axis=0)
+    y = net("Conv", net("DequantizeLinear", value, scale, zero), weight, bias, pads=[1] * 4)
+    return net.output(net("ReduceMean", y, axes=[2, 3], keepdims=0))
+
+
 def in_floats() -> Net:
     net = Net(17)
     operands = narrow(net, 8, 5), net.const(np.float32(0.01)), net.const(0, np.int8), net.weight(5, name="b.b")
     return net.output(net("DynamicQuantizeMatMul", first(net), *operands, domain=MS))
 
 
-@pytest.mark.parametrize("made", [dynamic, dynamic_conv, dynamic_conv_reshaped, linear_conv, read_back, in_floats])
+CORRECTED = [dynamic, dynamic_conv, dynamic_conv_reshaped, linear_conv, read_back, read_back_conv, in_floats]
+
+
+@pytest.mark.parametrize("made", CORRECTED)
 def test_quantised_layers_keep_their_weights_and_correct_their_biases(made: Callable[[], Net]) -> None:
     analysis, learnt = known(made(), 400)
     (one,) = learnt.consumers.found
@@ -258,7 +272,7 @@ def test_where_there_is_no_bias_nothing_is_changed() -> None:
     assert all(np.array_equal(a, weights(pruned)[n]) for n, a in plain.items())
 
 
-@pytest.mark.parametrize("made", [dynamic, dynamic_conv, linear_conv, read_back, in_floats, without_bias, tied])
+@pytest.mark.parametrize("made", [*CORRECTED, without_bias, tied])
 def test_curves_go_by_what_is_read(made: Callable[[], Net]) -> None:
     """A channel that is never there is the first to go, however large its weights are."""
     net = made()
