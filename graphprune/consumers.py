@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphprune.axes import Axis, Dim, leaves, owners
+from graphprune.axes import Axis, Dim, Role, leaves, owners
 from graphprune.groups import Coupling
 from graphprune.ops import DESIGNS, DYNAMIC, Design, Op
 from graphprune.weights import Weight
 
 Index = npt.NDArray[np.int64]
+_MATRIX = 2
 QUANTISED = "its weight is quantised and stays: its groups are ordered by its error, and at most its bias is corrected"
 
 
@@ -148,8 +149,10 @@ def _consumer(op: Op, coupling: Coupling, makers: Mapping[str, Op]) -> Consumer 
     """Return a node as a consumer, or why it is none; None where it contracts no group with a weight."""
     graph = coupling.graph
     rule = DESIGNS.get(op.domain, op.type, op.version)
-    if rule is None or any(o is not None and not o.rank_known for o in op.inputs):
+    if any(o is not None and not o.rank_known for o in op.inputs):
         return None
+    if rule is None:
+        return _without_design(op, coupling)
     given = [(i, o.name) for i, o in enumerate(op.inputs) if o is not None]
     constant = [i for i, name in given if name in graph.sources or _stored(name, graph.weights)]
     if not constant:
@@ -174,6 +177,18 @@ def _consumer(op: Op, coupling: Coupling, makers: Mapping[str, Op]) -> Consumer 
     return Consumer(
         op.name, op, design, weight.name, axis, width // axis.size, groups, source, frozen=weight.quantised
     )
+
+
+def _without_design(op: Op, coupling: Coupling) -> str | None:
+    """Return that a node is not repaired if it contracts a group with a weight and nothing is known of how."""
+    for use in coupling.graph.uses.get(op.name, ()):
+        operand = op.input(use.operand)
+        if use.role is not Role.CONTRACTED or operand is None or operand.rank < _MATRIX:
+            continue
+        ours = operand.name in coupling.graph.sources or _stored(operand.name, coupling.graph.weights)
+        if ours and any(d in coupling.dims for d in leaves(coupling.expand(use.axis))):
+            return f"{op.type} is not repaired"
+    return None
 
 
 def _stored(name: str, weights: Mapping[str, Weight]) -> bool:

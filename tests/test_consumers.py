@@ -25,7 +25,8 @@ def by_weight(net: Net) -> dict[str, Consumer]:
 
 COLUMNS = {  # weight: width of a block, columns for each slot, blocks
     "conv": (72, 9, 1), "grouped": (36, 9, 2), "gemm": (12, 1, 1), "matmul": (12, 1, 1), "turned": (32, 4, 1),
-    "lstm": (10, 1, 1), "joined": (90, 9, 1), "heads": (8, 1, 1), "depthwise": (8, 1, 1), "flat": (96, 1, 1),
+    "lstm": (10, 1, 1),
+    "gru": (10, 1, 1), "rnn": (10, 1, 1), "joined": (90, 9, 1), "heads": (8, 1, 1), "depthwise": (8, 1, 1), "flat": (96, 1, 1),
 }
 
 
@@ -110,6 +111,12 @@ def at_run_time() -> Net:
     return net.output(net("Cast", net("MatMulInteger", q, weight), to=1))
 
 
+def without_design() -> Net:
+    net = Net()
+    x = net("Relu", net.matmul(net.input("x", [None, 6]), 6, 12, name="a"))
+    return net.output(net("Einsum", x, net.weight(12, 5, name="b"), equation="bi,io->bo"))
+
+
 def quantised() -> Net:
     net = Net()
     x = net("Relu", net.matmul(net.input("x", [None, 6]), 6, 12, name="a"))
@@ -133,6 +140,7 @@ def transposed_gemm() -> Net:
 @pytest.mark.parametrize(("net", "reason"), [
     (read_otherwise(), "tied: Gather"), (quantised(), "quantised and stays"), (computed(), "computed"),
     (transposed_gemm(), "of this form"), (at_run_time(), "made at run time"),
+    (without_design(), "Einsum is not repaired"),
 ])
 def test_what_cannot_be_fitted_is_left_out_with_a_reason(net: Net, reason: str) -> None:
     result = found(net)
