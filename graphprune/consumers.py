@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from graphprune.axes import Axis, Dim, Role, leaves, owners
 from graphprune.groups import Coupling
-from graphprune.ops import DESIGNS, DYNAMIC, Design, Op
+from graphprune.ops import DESIGNS, DYNAMIC, SPELLED, Design, Op, Operand
 from graphprune.weights import Weight
 
 Index = npt.NDArray[np.int64]
@@ -185,8 +185,10 @@ def _without_design(op: Op, coupling: Coupling) -> str | None:
         operand = op.input(use.operand)
         if use.role is not Role.CONTRACTED or operand is None or operand.rank < _MATRIX:
             continue
-        ours = operand.name in coupling.graph.sources or _stored(operand.name, coupling.graph.weights)
-        if ours and any(d in coupling.dims for d in leaves(coupling.expand(use.axis))):
+        known = coupling.graph.sources
+        ours = operand.name in known or _stored(operand.name, coupling.graph.weights)
+        data = any(o is not None and o.name not in known and o.name not in coupling.graph.constants for o in op.inputs)
+        if ours and data and any(d in coupling.dims for d in leaves(coupling.expand(use.axis))):
             return f"{op.type} is not repaired"
     return None
 
@@ -198,16 +200,25 @@ def _stored(name: str, weights: Mapping[str, Weight]) -> bool:
 def _weight(op: Op, design: Design, coupling: Coupling, makers: Mapping[str, Op]) -> Weight | str:
     """Return the weight that a node reads: itself, or quantised numbers that a node before it reads; else why none."""
     operand, weights = op.x(design.weight), coupling.graph.weights
-    names = [operand.name]
-    if operand.name in makers:
-        names += [o.name for o in makers[operand.name].inputs[:1] if o is not None and _stored(o.name, weights)]
-    for name in names:
+    for name in (operand.name, *_quantised(operand, weights, makers)):
         found = weights.get(name)
         if found is None or found.filled or found.shape != operand.shape:
             continue
         if all(_same(a, b, coupling) for a, b in zip(found.axes, operand.axes, strict=True)):
             return found
     return "its weight is computed from others"
+
+
+def _quantised(value: Operand, weights: Mapping[str, Weight], makers: Mapping[str, Op]) -> Iterator[str]:
+    """Yield the quantised numbers that a value has in real form: read by a node, or cast, shifted and scaled."""
+    seen: set[str] = set()
+    while (maker := makers.get(value.name)) is not None and maker.type not in seen:
+        seen.add(maker.type)
+        given = [o for o in maker.inputs if o is not None and o.shape == value.shape]
+        yield from (o.name for o in given[:1] if _stored(o.name, weights))
+        if maker.type not in SPELLED or not given:
+            return
+        value = given[0]
 
 
 def _same(a: Axis, b: Axis, coupling: Coupling) -> bool:

@@ -48,7 +48,7 @@ from graphprune.ops import (
 from graphprune.ops.control_flow import BodyRule
 from graphprune.ops.cuts import CUTTERS
 from graphprune.ops.designs import Design, DesignRule
-from graphprune.ops.fused_designs import ADD, DYNAMIC, SCALERS
+from graphprune.ops.fused_designs import ADD, DYNAMIC, SCALERS, SPELLED
 from graphprune.ops.gather import CARRIERS, MOVERS, PICKERS, REPEATERS, BoundRule
 from graphprune.ops.inference import ShapeRule
 from graphprune.ops.qlinear import ROUNDERS
@@ -187,6 +187,7 @@ __all__ = [
     "ROUND_TRIP",
     "SCALERS",
     "SHAPES",
+    "SPELLED",
     "STORED",
     "AxisRule",
     "BodyRule",

@@ -37,6 +37,10 @@ SCALERS = frozenset(["Cast", "Mul"])
 """What stands between a product of integers and the bias that is added to it: the way to real numbers."""
 
 
+SPELLED = SCALERS | {"Sub"}
+"""What reads quantised numbers where that is spelled out, each at most once."""
+
+
 def fused_matmul(attributes: Attributes, shapes: Shapes, weight: int) -> Design | None:
     """`*b m k, k n -> *b m n` times a factor, either matrix transposed."""
     alpha, turned = float(attributes.get("alpha", 1.0)), bool(attributes.get("transB", 0))
@@ -125,6 +129,19 @@ def quantised(
     return found
 
 
+def dynamic_recurrence(attributes: Attributes, shapes: Shapes, weight: int) -> Design | None:
+    """What the steps' inputs are multiplied with: `d i (4 h)`, quantised when it runs."""
+
+    def matrix(w: Array) -> Array:
+        return np.ascontiguousarray(w.transpose(1, 0, 2)).reshape(1, w.shape[1], -1)
+
+    def weights(m: Array, shape: Sequence[int]) -> Array:
+        return np.ascontiguousarray(m[0].reshape(shape[1], shape[0], shape[2]).transpose(1, 0, 2))
+
+    plain = matmul({}, [shapes[0], shapes[1][1:]], 1)
+    return None if plain is None else replace(plain, axis=1, answers=None, matrix=matrix, weights=weights)
+
+
 DESIGNS: tuple[Row[DesignRule], ...] = (
     row(fused_matmul, "FusedMatMul", "TransposeMatMul", domain=MICROSOFT),
     row(activated(gemm), "FusedGemm", domain=MICROSOFT),
@@ -139,5 +156,6 @@ DESIGNS: tuple[Row[DesignRule], ...] = (
     row(quantised(conv, 1, None, (None, 2)), "ConvInteger"),
     row(quantised(matmul, 1, 6, (2, 4)), "MatMulIntegerToFloat", domain=MICROSOFT),
     row(quantised(matmul, 1, 4, None), "DynamicQuantizeMatMul", domain=MICROSOFT),
+    row(dynamic_recurrence, "DynamicQuantizeLSTM", domain=MICROSOFT),
     row(quantised(fused_attention, 1, 2, (3, 6)), "QAttention", domain=MICROSOFT),
 )

@@ -203,3 +203,18 @@ def test_queries_keys_and_values_of_integers() -> None:
 def test_what_is_no_plain_product_has_no_design(operator: str, shapes: Any, attributes: dict[str, Any]) -> None:
     rule = DESIGNS.get(MS, operator, 1)
     assert rule is not None and rule(attributes, shapes, 1) is None
+
+
+def test_recurrences_that_are_quantised_when_they_run() -> None:
+    net = Net(17)
+    x = net("Tanh", net.matmul(net.input("x", [4, 2, 5]), 5, 7, name="a"))
+    pairs = [n for _ in "wr" for n in (scales(net, 2), net.const(np.zeros(2), np.int8))]
+    y, _, _ = net("DynamicQuantizeLSTM", x, whole(net, 2, 7, 24, name="b"), whole(net, 2, 6, 24), "", "", "", "", "",
+                  *pairs, n=3, domain=MS, hidden_size=6, direction="bidirectional")
+    _, coupling = solved(net.output(net("ReduceSum", y)))
+    (one,) = (c for c in consumers(coupling).found if c.weight == "b")
+    weight = coupling.graph.weights["b"].read()
+    matrix = one.design.matrix(weight)
+    assert one.frozen and matrix.shape == (1, 7, 48) and one.axis.size == 7
+    assert np.array_equal(matrix[0, 3, :24], weight[0, 3]) and np.array_equal(matrix[0, 3, 24:], weight[1, 3])
+    assert np.array_equal(one.design.weights(matrix, weight.shape), weight)
