@@ -34,7 +34,7 @@ def doubled(net: Net, *names: str) -> Net:
 
 def mended(analysis: Analysis, learnt: Any, chosen: Any, sequential: bool = False) -> tuple[ir.Model, list[Mended]]:
     pruned = pruned_of(analysis, chosen)
-    done = mend(analysis.model, pruned, analysis.coupling, chosen, learnt, sequential=sequential)
+    done = mend(analysis.model, pruned, analysis.coupling, chosen, learnt, corrections=99 if sequential else 0)
     if all(v.shape is not None for v in pruned.graph.outputs):
         onnx.checker.check_model(ir.to_proto(pruned))
     return pruned, done
