@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -113,7 +114,8 @@ def calibrate(analysis: Analysis, asked: Calibrating, progress: Progress) -> tup
             raise
         return None, f"not calibrated: made-up inputs do not work here ({error})"
     if not known.stats.fit:
-        return None, "not calibrated: no layer of this model can be fitted anew"
+        why = _reasons(known)
+        return None, f"not calibrated: no layer of this model can be fitted anew{why}; scores are of weights"
     if asked.effort == "high":
         weighed = sensitivities(
             analysis.model, known.consumers.found, known.samples, batch=known.batch, seed=known.seed,
@@ -121,6 +123,12 @@ def calibrate(analysis: Analysis, asked: Calibrating, progress: Progress) -> tup
         )
         known = replace(known, importance=weighed)
     return known, ""
+
+
+def _reasons(known: Knowledge) -> str:
+    """Return why layers are left out, the most frequent reason first; nothing where there are none."""
+    counted = Counter(known.consumers.left_out.values()).most_common()
+    return f" ({'; '.join(f'{number} layers: {reason}' for reason, number in counted)})" if counted else ""
 
 
 def deciding(

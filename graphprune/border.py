@@ -10,7 +10,8 @@ from graphprune.axes import leaves
 from graphprune.groups import Coupling, couple
 from graphprune.trace import trace
 
-_WORTH = 0.01
+WORTH = 0.01
+"""What part of the weights a hint must be good for."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ def border(model: ir.Model, coupling: Coupling) -> Border:
     total = sum(w.size for w in free.graph.weights.values())
     most = max(free.coverage, coupling.coverage)
     inside = coupling.coverage / (1 - most + coupling.coverage) if coupling.coverage else 0.0
-    if free.coverage < coupling.coverage + _WORTH:
+    if free.coverage < coupling.coverage + WORTH:
         return Border(most, (), inside)
     held = {p.name for p in coupling.graph.ports}
     names = []
     for port in free.graph.ports:
         dims = {d for a in free.graph.values[port.name].axes for d in leaves(free.expand(a)) if d in free.dims}
-        if port.name not in held and sum(free.dims[d].parameters for d in dims) >= _WORTH * total:
+        if port.name not in held and sum(free.dims[d].parameters for d in dims) >= WORTH * total:
             names.append(port.name)
     return Border(free.coverage, tuple(names), inside)

@@ -277,6 +277,84 @@ class MoE(Own):
         return inner.reshape(2, -1).T.ravel() if self.get("swiglu_fusion", 0) == 2 else inner
 
 
+def numbers(packed: Any, bits: int, count: int) -> Any:
+    """Return so many numbers along the last axis of bytes, the lowest bits first."""
+    each = 8 // bits
+    places = [(packed >> (bits * k)) & (2**bits - 1) for k in range(each)]
+    return np.stack(places, axis=-1).reshape(*packed.shape[:-1], -1)[..., :count].astype(np.float32)
+
+
+class QMoE(MoE):
+    def _run(self, x: Any, router: Any, *given: Any, **attributes: Any) -> Any:
+        at = [*given, *[None] * (13 - len(given))]
+        up, down, gate = (self.matrix(i, *(at[p] for p in places)) for i, places in enumerate(
+            ((0, 1, 9), (3, 4, 10), (6, 7, 11))))
+        weigh = at[12]
+        if weigh is None:
+            return super()._run(x, router, up, at[2], down, at[5], gate, at[8])
+        chosen = np.argsort(-router, axis=-1, kind="stable")[:, : self.get("k", 1)]
+        y = np.zeros_like(x)
+        for t, experts in enumerate(chosen):
+            total = weigh[t, experts].sum() if self.get("normalize_routing_weights", 0) else 1
+            for e in experts:
+                inner = _INSIDE[self.get("activation_type", "relu")](self.in_pairs(up[e] @ x[t] + at[2][e]))
+                y[t] += weigh[t, e] / total * (down[e] @ inner + at[5][e])
+        return (y.astype(x.dtype),)
+
+    def matrix(self, which: int, weight: Any, scale: Any, zero: Any) -> Any:
+        """Return the real numbers of one matrix of all experts, row by row."""
+        if weight is None:
+            return None
+        bits = self.get(f"fc{which + 1}_expert_weight_bits", None) or self.get("expert_weight_bits", 4)
+        real = numbers(weight, bits, weight.shape[2] * 8 // bits)
+        block = self.get("block_size", 0) or real.shape[2]
+        scale = scale.reshape(*scale.shape[:2], -1)
+        if zero is None:
+            zero = np.full(scale.shape, 2 ** (bits - 1))
+        else:
+            zero = numbers(zero, bits, scale.shape[2] if zero.ndim == 3 else scale.shape[1]).reshape(scale.shape)
+        return (real - zero.repeat(block, axis=2)) * scale.repeat(block, axis=2)
+
+
 class TorchEmbedding(Own):
     def _run(self, weight: Any, indices: Any, **given: Any) -> Any:
         return (weight[indices],)
+
+
+class MatMulInteger16(Own):
+    def _run(self, a: Any, b: Any, **given: Any) -> Any:
+        return ((a.astype(np.int64) @ b.astype(np.int64)).astype(np.int32),)
+
+
+class MulInteger(Own):
+    def _run(self, a: Any, a_zero: Any, b: Any, b_zero: Any = None, **given: Any) -> Any:
+        left, right = (x.astype(np.int32) - (0 if z is None else z) for x, z in ((a, a_zero), (b, b_zero)))
+        return (left * right,)
+
+
+class ReduceSumInteger(Own):
+    def _run(self, x: Any, **given: Any) -> Any:
+        axes = tuple(self.get("axes", ())) or None
+        return (x.astype(np.int32).sum(axis=axes, keepdims=bool(self.get("keepdims", 1)), dtype=np.int32),)
+
+
+class QLinearReduceMean(Own):
+    def _run(self, x: Any, scale: Any, zero: Any, new: Any, point: Any, **given: Any) -> Any:
+        axes = tuple(self.get("axes", ())) or None
+        mean = ((x.astype(np.float32) - zero) * scale).mean(axis=axes, keepdims=bool(self.get("keepdims", 1)))
+        low, high = np.iinfo(x.dtype).min, np.iinfo(x.dtype).max
+        return (np.clip(np.rint(mean / new) + point, low, high).astype(x.dtype),)
+
+
+class GroupQueryAttention(Own):
+    """Of separate inputs without a past, with normalised heads."""
+
+    def _run(self, q: Any, k: Any, v: Any, *others: Any, **given: Any) -> Any:
+        heads, shared = self.get("num_heads", 1), self.get("kv_num_heads", 1)
+        q, k, v = apart(q, heads), apart(k, shared), apart(v, shared)
+        q, k = (self.normalised(a, gain) for a, gain in zip((q, k), others[-2:], strict=True))
+        k, v = (a.repeat(heads // shared, axis=1) for a in (k, v))
+        return (attend(q, k, v, heads, self.get("scale", 0.0), causal=True),)
+
+    def normalised(self, x: Any, gain: Any) -> Any:
+        return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + self.get("qk_norm_epsilon", 1e-6)) * gain

@@ -53,6 +53,21 @@ def lstm() -> Net:
     return net.output(y)
 
 
+def gru() -> Net:
+    net = Net()
+    x = net("Relu", net.matmul(net.input("x", [7, None, 6]), 6, 10, name="a"))
+    matrices = net.weight(2, 9, 10, name="b"), net.weight(2, 9, 3, name="r")
+    y, _ = net("GRU", x, *matrices, n=2, hidden_size=3, direction="bidirectional")
+    return net.output(y)
+
+
+def rnn() -> Net:
+    net = Net()
+    x = net("Relu", net.matmul(net.input("x", [7, None, 6]), 6, 10, name="a"))
+    y, _ = net("RNN", x, net.weight(1, 3, 10, name="b"), net.weight(1, 3, 3, name="r"), n=2, hidden_size=3)
+    return net.output(y)
+
+
 def joined() -> Net:
     """Two convolutions side by side, then one that reads both."""
     net = Net()
@@ -99,7 +114,8 @@ def deep(layers: int = 7, width: int = 24) -> Net:
 
 
 KINDS = {
-    "conv": conv, "gemm": gemm, "matmul": matmul, "grouped": grouped, "turned": turned, "lstm": lstm,
+    "conv": conv, "gemm": gemm, "matmul": matmul, "grouped": grouped, "turned": turned, "lstm": lstm, "gru": gru,
+    "rnn": rnn,
     "joined": joined, "heads": heads, "depthwise": depthwise, "flat": flat,
 }
 

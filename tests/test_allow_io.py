@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +236,40 @@ def test_what_the_border_keeps_is_told(cached: Path) -> None:
     assert before["coverage"] == 0 and before["border"]["coverage"] == after["border"]["coverage"] > 0.9
     assert {"past.0.k", "present.0.k"} <= set(before["border"]["names"])
     assert not {"past.0.k", "present.0.k"} & set(after["border"]["names"])
-    assert "could change: " in (out := " ".join(cli("inspect", cached).out.split())) and "--allow-io 'past.0.k'" in out
+    line = next(x for x in cli("inspect", cached).out.splitlines() if "may change" in x)
+    command = before["border"]["command"]
+    assert line.endswith(command) and "--allow-io past.0.k" in command
+    found = record(*shlex.split(command)[1:])
+    assert found["coverage"] == pytest.approx(before["border"]["coverage"], abs=0.01)
+    assert found["border"]["command"] is None and found["border"]["options"] == ""
+
+
+def test_names_that_look_like_patterns_are_quoted(tmp_path: Path) -> None:
+    net = attention()
+    for proto in (*net.inputs, *net.outputs):
+        proto.name = proto.name.replace("past.0.k", "past[0] k")
+    for node in net.nodes:
+        node.input[:] = [n.replace("past.0.k", "past[0] k") for n in node.input]
+    path = put(tmp_path / "a model.onnx", net.model())
+    border = record("inspect", path)["border"]
+    assert "past[0] k" in border["names"]
+    found = record(*shlex.split(border["command"])[1:])
+    assert found["coverage"] == pytest.approx(border["coverage"], abs=0.01)
+
+
+def test_pruning_tells_of_the_border(tmp_path: Path) -> None:
+    """An embedding is put out as wide as it is; only the layer before it is free."""
+    net = Net()
+    x = net("Relu", net.matmul(net.input("x", [None, 6]), 6, 8, name="a"))
+    y = net.matmul(x, 8, 64, name="b")
+    z = net.matmul(y, 64, 40)
+    path = put(tmp_path / "m.onnx", net.output(y, z).model())
+    given = (path, "--sparsity", "0.05", "--align", "1", "--allow-io", "x")
+    told = record("plan", *given)["border"]
+    assert told["options"] == f"--allow-io x --allow-io {y} --allow-io {z}"
+    line = next(x for x in cli("plan", *given).out.splitlines() if "may change" in x)
+    assert line.endswith(told["options"]) and line.startswith("17.9% of the weights lie on a group, 100.0%")
+    assert record("plan", *given, "--allow-io", y, "--allow-io", z)["border"] is None
 
 
 def test_commands_free_the_state_and_say_so(cached: Path, tmp_path: Path) -> None:

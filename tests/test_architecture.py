@@ -50,7 +50,6 @@ NAMED_ON_PURPOSE = {
     "graphprune/axes/__init__.py": {"Sum"},  # the algebra's own Sum, which is no operator
     "graphprune/calibrate/sensitivity.py": {"Add"},  # noise at a layer's output
     "graphprune/model.py": {"Constant"},  # older files hold every constant that is not an input as a node
-    "graphprune/reconstruct/layers.py": {"Add"},  # a bias behind a node that takes none
     "graphprune/rewrite/apply.py": {"Mul", "Where"},  # the masked oracle multiplies by zeros and ones
     "graphprune/rewrite/patch.py": {"Where", "Div", "Mul"},  # nodes that correct sizes computed at run time
 }

@@ -25,7 +25,8 @@ def by_weight(net: Net) -> dict[str, Consumer]:
 
 COLUMNS = {  # weight: width of a block, columns for each slot, blocks
     "conv": (72, 9, 1), "grouped": (36, 9, 2), "gemm": (12, 1, 1), "matmul": (12, 1, 1), "turned": (32, 4, 1),
-    "lstm": (10, 1, 1), "joined": (90, 9, 1), "heads": (8, 1, 1), "depthwise": (8, 1, 1), "flat": (96, 1, 1),
+    "lstm": (10, 1, 1), "gru": (10, 1, 1), "rnn": (10, 1, 1), "joined": (90, 9, 1), "heads": (8, 1, 1),
+    "depthwise": (8, 1, 1), "flat": (96, 1, 1),
 }
 
 
@@ -93,12 +94,52 @@ def tied() -> Net:
     return net.output(net.matmul(net("Relu", net("MatMul", net("Relu", net("MatMul", x, w)), w)), 12, 3, name="c"))
 
 
+def read_otherwise() -> Net:
+    """The embedding is the head, too."""
+    net = Net()
+    table = net.weight(20, 12, name="w")
+    x = net("Relu", net("Gather", table, net.input("x", [None], np.int64, between=(0, 20))))
+    return net.output(net("Gemm", x, table, transB=1))
+
+
+def at_run_time() -> Net:
+    """Integers come from outside, and so does their scale."""
+    net = Net()
+    x = net("Relu", net.matmul(net.input("x", [None, 6]), 6, 12, name="a"))
+    q = net("QuantizeLinear", x, net.input("scale", [], np.float32, between=(0.1, 0.2)), net.const(0, np.uint8))
+    weight = net.const(net.rng.integers(-90, 90, (12, 5)), np.int8, "b")
+    return net.output(net("Cast", net("MatMulInteger", q, weight), to=1))
+
+
+def without_design() -> Net:
+    net = Net()
+    x = net("Relu", net.matmul(net.input("x", [None, 6]), 6, 12, name="a"))
+    return net.output(net("Einsum", x, net.weight(12, 5, name="b"), equation="bi,io->bo"))
+
+
 def quantised() -> Net:
     net = Net()
     x = net("Relu", net.matmul(net.input("x", [None, 6]), 6, 12, name="a"))
     q = net.const(net.rng.integers(-90, 90, (12, 5)), np.int8, "b")
     w = net("DequantizeLinear", q, net.const(np.float32(0.02)), net.const(0, np.int8))
     return net.output(net("MatMul", x, w))
+
+
+def spelled_out() -> Net:
+    """Integers that are cast, and then multiplied by a scale for each output."""
+    net = Net()
+    x = net("Relu", net.matmul(net.input("x", [None, 6]), 6, 12, name="a"))
+    q = net.const(net.rng.integers(0, 255, (12, 5)), np.uint8, "b")
+    w = net("Sub", net("Cast", q, to=1), net.const(np.full((1, 5), 128.0)))
+    return net.output(net("MatMul", x, net("Mul", w, net.const(np.full((1, 5), 0.02)))))
+
+
+def turned_over() -> Net:
+    """Which of both equal axes is contracted is not told by their names."""
+    net = Net()
+    x = net("Relu", net.matmul(net.input("x", [None, 6]), 6, 12, name="a"))
+    q = net("Cast", net.const(net.rng.integers(-90, 90, (12, 12)), np.int8, "b"), to=1)
+    return net.output(net.matmul(net("Add", x, net("MatMul", x, net("Transpose", q))), 12, 3))
 
 
 def computed() -> Net:
@@ -114,8 +155,10 @@ def transposed_gemm() -> Net:
 
 
 @pytest.mark.parametrize(("net", "reason"), [
-    (tied(), "used more than once"), (quantised(), "computed"), (computed(), "computed"),
-    (transposed_gemm(), "of this form"),
+    (read_otherwise(), "tied: Gather"), (quantised(), "quantised and stays"), (computed(), "computed"),
+    (transposed_gemm(), "of this form"), (at_run_time(), "made at run time"),
+    (without_design(), "Einsum is not repaired"),
+    (spelled_out(), "quantised and stays"), (turned_over(), "computed"),
 ])
 def test_what_cannot_be_fitted_is_left_out_with_a_reason(net: Net, reason: str) -> None:
     result = found(net)
@@ -136,4 +179,19 @@ def test_weights_inside_of_a_body_are_left_out() -> None:
     y = net("If", switch, then_branch=bodies[0], else_branch=bodies[1])
     net.output(y)
     result = found(net)
-    assert not result.found and set(result.left_out.values()) <= {"it is inside of a body"}
+    assert not result.found and set(result.left_out.values()) <= {"it is inside of a branch or a loop"}
+
+
+def test_nodes_with_one_weight_are_one_consumer() -> None:
+    """Rows of both are rows of the one problem."""
+    result = found(tied())
+    (one,) = (c for c in result.found if c.weight == "w")
+    assert not result.left_out and len(one.others) == 1
+    assert len(one.sources) == 2 and one.key[0] == one.sources
+    assert len(set(one.nodes)) == 2
+
+
+@pytest.mark.parametrize("net", [quantised(), spelled_out()])
+def test_quantised_weights_are_read_and_stay(net: Net) -> None:
+    (one,) = found(net).found
+    assert one.frozen and one.weight == "b" and one.data == one.key[0]

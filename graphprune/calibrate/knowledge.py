@@ -12,6 +12,7 @@ from graphprune.calibrate.samples import Samples
 from graphprune.calibrate.statistics import LIMIT, Stats, gather
 from graphprune.consumers import Consumers, consumers
 from graphprune.errors import SessionError
+from graphprune.reconstruct.shifts import with_places
 from graphprune.sizes import input_symbols
 
 Progress = Callable[[str], None]
@@ -55,7 +56,7 @@ def learn(
 
     Raises UsageError where samples do not fit the model or give numbers that are not finite.
     """
-    found = consumers(analysis.coupling)
+    found = with_places(consumers(analysis.coupling), analysis.model)
     batch = batch_of(analysis, found, samples)
     threads = threads_of(analysis)
 

@@ -162,19 +162,19 @@ def gather(
     is_held = held_back(samples, batch)
     passes = list(_passes(list(by_key.values()), limit))
     for k, part in enumerate(passes):
-        watched = Watched(model, [c.data for c in part], threads)
+        watched = Watched(model, [s.name for c in part for s in c.sources], threads)
         seen = 0
         for number, feed in enumerate(samples.batches(batch)):
             progress(f"statistics, pass {k + 1} of {len(passes)}: {seen} samples")
             values = watched(feed)
             real = real_tokens(feed)
             into = held if is_held(number) else fit
-            for c in part:
-                x = values[c.data]
+            for c, source in [(one, s) for one in part for s in one.sources]:
+                x = values[source.name]
                 if not np.isfinite(x).all():
-                    raise UsageError(f"calibration: value {c.data!r} is not finite in batch {number}")
+                    raise UsageError(f"calibration: value {source.name!r} is not finite in batch {number}")
                 sampler = Sampler(seed, number, positions_wanted(c.width, samples.count or 256))
-                rows = c.design.rows(np.asarray(x, dtype=np.float32), sampler)
+                rows = c.design.rows(source.real(x), sampler)
                 there = real_rows(x, real, c.design.key, sampler)
                 rows = rows if there is None else rows[:, there]
                 into.setdefault(c.key, Gram.empty(rows.shape[0], rows.shape[2])).add(rows)

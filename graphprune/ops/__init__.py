@@ -22,6 +22,7 @@ from graphprune.ops import (
     elementwise,
     fused,
     fused_attention,
+    fused_designs,
     fused_grouped,
     fused_matmul,
     fused_norm,
@@ -35,6 +36,7 @@ from graphprune.ops import (
     normalization,
     qlinear,
     qshapes,
+    quantised_experts,
     quantization,
     reading,
     recurrent,
@@ -43,13 +45,14 @@ from graphprune.ops import (
     shapes,
     spectral,
 )
-from graphprune.ops.blockwise import QUANTISED
 from graphprune.ops.control_flow import BodyRule
 from graphprune.ops.cuts import CUTTERS
 from graphprune.ops.designs import Design, DesignRule
+from graphprune.ops.fused_designs import ADD, DYNAMIC, SCALERS, SPELLED
 from graphprune.ops.gather import CARRIERS, MOVERS, PICKERS, REPEATERS, BoundRule
 from graphprune.ops.inference import ShapeRule
 from graphprune.ops.qlinear import ROUNDERS
+from graphprune.ops.quantised_experts import QUANTISED
 from graphprune.ops.quantization import ROUND_TRIP
 from graphprune.ops.reading import AffineRule, FloorRule, LookupRule, MomentRule
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Table
@@ -86,6 +89,7 @@ AXES: Table[AxisRule] = Table(
         *contributed.AXES,
         *nchwc.AXES,
         *moe.AXES,
+        *quantised_experts.AXES,
     ],
 )
 REFITS: Table[RefitRule] = Table(
@@ -128,16 +132,20 @@ COSTS: Table[CostRule] = Table(
         *attention_sizes.COSTS,
         *nchwc.COSTS,
         *moe.COSTS,
+        *quantised_experts.COSTS,
     ],
 )
 CONTENTS: Table[ContentRule] = Table("contents", [*shapes.CONTENTS])
-DESIGNS: Table[DesignRule] = Table("designs", [*designs.DESIGNS])
+DESIGNS: Table[DesignRule] = Table("designs", [*designs.DESIGNS, *fused_designs.DESIGNS])
 FLOORS: Table[FloorRule] = Table("floors", [*reading.FLOORS])
 MOMENTS: Table[MomentRule] = Table("moments", [*reading.MOMENTS])
 AFFINE: Table[AffineRule] = Table("affine maps", [*reading.AFFINE])
 LOOKUPS: Table[LookupRule] = Table("lookups", [*reading.LOOKUPS])
 BODIES: Table[BodyRule] = Table("bodies", [*control_flow.BODIES])
-STORED: Table[StoredRule] = Table("quantised weights", [*quantization.STORED, *qlinear.STORED, *blockwise.STORED])
+STORED: Table[StoredRule] = Table(
+    "quantised weights",
+    [*quantization.STORED, *qlinear.STORED, *blockwise.STORED, *quantised_experts.STORED],
+)
 SHAPES: Table[ShapeRule] = Table(
     "shapes",
     [
@@ -151,10 +159,12 @@ SHAPES: Table[ShapeRule] = Table(
         *contributed.SHAPES,
         *nchwc.SHAPES,
         *moe.SHAPES,
+        *quantised_experts.SHAPES,
     ],
 )
 
 __all__ = [
+    "ADD",
     "AFFINE",
     "AXES",
     "BODIES",
@@ -164,6 +174,7 @@ __all__ = [
     "COSTS",
     "CUTTERS",
     "DESIGNS",
+    "DYNAMIC",
     "FILLERS",
     "FLOORS",
     "LOOKUPS",
@@ -176,7 +187,9 @@ __all__ = [
     "REPEATERS",
     "ROUNDERS",
     "ROUND_TRIP",
+    "SCALERS",
     "SHAPES",
+    "SPELLED",
     "STORED",
     "AxisRule",
     "BodyRule",

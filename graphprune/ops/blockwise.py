@@ -14,7 +14,6 @@ import numpy as np
 
 from graphprune.axes import Axis, Equation, Pin, Role, Same, Use, fresh, product
 from graphprune.axes.equations import Letter
-from graphprune.ops.qlinear import ROUNDERS
 from graphprune.ops.quantization import blocks
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Row, ShapeOf, normalise_axis, pin_all, row
 from graphprune.ops.sizes import Change, RefitRule, SetAttribute, Shrunk
@@ -70,10 +69,10 @@ def _zeros(op: Op, n: Axis, number: Axis) -> Iterator[Equation]:
         return
     packed = fresh(size // n.size)
     yield from _beside(given, n, packed)
-    yield from _shared(number, packed, each)
+    yield from shared(number, packed, each)
 
 
-def _shared(number: Axis, packed: Axis, each: int) -> Iterator[Equation]:
+def shared(number: Axis, packed: Axis, each: int) -> Iterator[Equation]:
     """Say that `each` zero points of neighbouring blocks lie in a byte."""
     if number.size != packed.size * each:
         yield Pin(number, f"{_PACKED}, and the last is not full")
@@ -124,7 +123,7 @@ def gather_blocks(op: Op) -> Iterator[Equation]:
     if zeros is not None:
         for k, (a, b) in enumerate(zip(zeros.axes, scales.axes, strict=True)):
             if k == split and a.size != b.size:
-                yield from _shared(b, a, spread)
+                yield from shared(b, a, spread)
             elif k == axis:
                 yield Pin(a, "indexed by data")
             else:
@@ -204,7 +203,3 @@ STORED: tuple[Row[StoredRule], ...] = (
     row(stored_matmul_bits, "MatMulNBits", domain=DOMAIN),
     row(stored_rows, "GatherBlockQuantized", domain=DOMAIN),
 )
-
-
-QUANTISED = ROUNDERS | {"DequantizeLinear"} | {o for r in AXES for o in r.operators}
-"""Operators that have to do with quantised numbers at all."""

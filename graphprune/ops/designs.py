@@ -31,6 +31,9 @@ class Design:
     rows, outputs] (None: the output is not x W + b but something made of it), `matrix(w)` [groups, columns, outputs],
     and `weights(m, shape)` is its inverse. Columns are ordered slot by slot, `positions` of the kernel inside. Nodes
     that read one value and have equal keys have equal rows.
+
+    Where data are integers, `integers` has the inputs that are their scale and zero point (None: there is no such
+    input, or no zero point). `units` are the inputs whose product is the unit of an integer bias.
     """
 
     data: int
@@ -42,6 +45,13 @@ class Design:
     answers: Callable[[Array, Positions], Array] | None
     matrix: Callable[[Array], Array]
     weights: Callable[[Array, Sequence[int]], Array]
+    integers: tuple[int | None, int | None] | None = None
+    units: tuple[int, ...] = ()
+
+    @property
+    def spatial(self) -> int:
+        """How many axes of positions come behind the outputs' axis."""
+        return len(self.key[1].kernel) if self.key[0] in ("conv", "turned") else 0
 
 
 DesignRule: TypeAlias = Callable[[Attributes, "Sequence[tuple[int, ...]]", int], "Design | None"]

@@ -20,7 +20,8 @@ _BLOCK = 8
 """GroupQueryAttention takes widths in multiples of this, with rotary embedding in twice as many."""
 
 _PLACES = Places(-1, 5, 10, (3, 4), (1, 2), 3)
-_COS, _SIN, _SINK, _KEY_SCALE, _NORMS = 7, 8, 11, 12, (14, 15)
+_COS, _SIN, _SINK, _SCALES, _NORMS = 7, 8, 11, (12, 13), (14, 15)
+_CACHE_RANK, _BYTE = 4, 8
 _OPERANDS = (0, 2, 3, 1)
 """Which inputs are those of ai.onnx's rotary embedding: input, cosines, sines, positions."""
 
@@ -69,14 +70,14 @@ def grouped(op: Op) -> Iterator[Equation]:
     yield from contracted(op, width)
     yield from sequences(op, q.axes[:-1], q.axes[:-1], None)
     yield from scores(op, _PLACES.scores, head)
-    yield from states(op, _PLACES, key, width, q.axes[0])
+    yield from _cached(op, key, width, q.axes[0])
     yield from outside(op, _PLACES, head)
     yield from _per_head(op, head, width)
     yield from (Letter(name, axis) for name, axis in (("heads", head), ("shared", key), ("width", width)))
 
 
 def _per_head(op: Op, head: Axis, width: Axis) -> Iterator[Equation]:
-    """A number for each head beside its scores, scales of a normalisation within heads, scales of a cache."""
+    """A number for each head beside its scores, scales of a normalisation within heads."""
     sink = op.input(_SINK)
     if sink is not None:
         yield Same(sink.axes[0], head)
@@ -87,8 +88,22 @@ def _per_head(op: Op, head: Axis, width: Axis) -> Iterator[Equation]:
             yield Same(scale.axes[0], width)
             yield Use(i, scale.axes[0], Role.NORMALISED, gain=True)
             yield Use(0, width, Role.NORMALISED)
-    if op.input(_KEY_SCALE) is not None:
-        yield Pin(width, "a quantised cache")
+
+
+def _cached(op: Op, key: Axis, width: Axis, batch: Axis) -> Iterator[Equation]:
+    """Caches `b k t d`; quantised ones with one scale, or scales `1 k 1 d`; with 4 bits `d` shares bytes."""
+    halved = op.input(_SCALES[0]) is not None and op.attr("kv_cache_bit_width", _BYTE) != _BYTE
+    inside = fresh(width.size // 2) if halved else width
+    yield from states(op, _PLACES, key, inside, batch)
+    if halved:
+        yield from (Pin(a, "a quantised cache, whose numbers share bytes") for a in (inside, width))
+    for i in _SCALES:
+        scale = op.input(i)
+        if scale is not None and scale.rank == _CACHE_RANK:
+            for axis, owner in ((scale.axes[1], key), (scale.axes[3], width)):
+                if axis is not UNIT:
+                    yield Same(axis, owner)
+                    yield Use(i, axis, Role.CARRIED)
 
 
 def rotary_embedding(op: Op) -> Iterator[Equation]:

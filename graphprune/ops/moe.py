@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
-from graphprune.axes import UNIT, Axis, Equation, Pin, Role, Same, Use, concat, product
+from graphprune.axes import UNIT, Axis, Equation, Role, Same, Use, concat, product
 from graphprune.axes.equations import Least
 from graphprune.ops.fused import MICROSOFT
 from graphprune.ops.inference import ShapeRule, like_first
@@ -19,7 +19,7 @@ _UPS = ((2, 3), (6, 7))
 """Weight and bias of what widens: fc1, and fc3, which is a gate."""
 
 
-def _up_axis(op: Op, inner: Axis) -> Axis:
+def up_axis(op: Op, inner: Axis) -> Axis:
     """Return the rows of fc1: where gate and value are one matrix, side by side or one after the other."""
     how = op.attr("swiglu_fusion", 0)
     return product(inner, concat(UNIT, UNIT)) if how == 1 else concat(inner, inner) if how == 2 else inner
@@ -40,7 +40,7 @@ def experts(op: Op) -> Iterator[Equation]:
     yield Use(_DOWN, inner, Role.CONTRACTED, own=True)
     for weight, bias in _UPS:
         operand, added = op.input(weight), op.input(bias)
-        rows = _up_axis(op, inner) if operand is first else inner
+        rows = up_axis(op, inner) if operand is first else inner
         if operand is not None:
             yield Same(operand.axes[2], width)
             yield Use(weight, operand.axes[2], Role.CONTRACTED)
@@ -62,35 +62,7 @@ def experts(op: Op) -> Iterator[Equation]:
     yield Least(expert, op.attr("k", 1))
 
 
-def quantised_experts(op: Op) -> Iterator[Equation]:
-    """As MoE in whole experts; widths are pinned, as several numbers share a byte, a scale or a block."""
-    x, router = op.x(0), op.x(_ROUTER)
-    yield from (Same(a, b) for a, b in zip(x.axes, op.y().axes, strict=True))
-    yield Pin(x.axes[-1], "several numbers share a byte or a block")
-    expert = router.axes[-1]
-    yield Use(_ROUTER, expert, Role.NORMALISED)
-    yield Same(router.axes[0], product(*x.axes[:-1]))
-    for i, operand in enumerate(op.inputs[2:], 2):
-        if operand is not None and i != _CHOSEN and operand.shape[0] == expert.size:
-            yield Same(operand.axes[0], expert)
-            yield Use(i, operand.axes[0], Role.NORMALISED)
-            yield from (Pin(a, "several numbers share a byte or a block") for a in operand.axes[1:])
-    weights = op.input(_CHOSEN)
-    if weights is not None:
-        yield Same(weights.axes[0], router.axes[0])
-        yield Same(weights.axes[1], expert)
-        yield Use(_CHOSEN, expert, Role.NORMALISED)
-    yield Least(expert, op.attr("k", 1))
-
-
-_CHOSEN = 14
-"""Where weights of the experts are given apart from what chooses them: one row for each token, not for each expert."""
-
-
-AXES: tuple[Row[AxisRule], ...] = (
-    row(experts, "MoE", domain=MICROSOFT),
-    row(quantised_experts, "QMoE", domain=MICROSOFT),
-)
+AXES: tuple[Row[AxisRule], ...] = (row(experts, "MoE", domain=MICROSOFT),)
 
 
 def experts_cost(op: Op, shape: ShapeOf) -> int:
@@ -102,4 +74,4 @@ def experts_cost(op: Op, shape: ShapeOf) -> int:
 
 
 COSTS: tuple[Row[CostRule], ...] = (row(experts_cost, "MoE", domain=MICROSOFT),)
-SHAPES: tuple[Row[ShapeRule], ...] = (row(like_first, "MoE", "QMoE", domain=MICROSOFT),)
+SHAPES: tuple[Row[ShapeRule], ...] = (row(like_first, "MoE", domain=MICROSOFT),)

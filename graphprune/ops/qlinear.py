@@ -18,8 +18,9 @@ from graphprune.ops.elementwise import nary, unary
 from graphprune.ops.gather import BoundRule
 from graphprune.ops.matmul import gemm, gemm_cost, matmul, matmul_cost
 from graphprune.ops.normalization import softmax_1, softmax_13
-from graphprune.ops.quantization import borrowed, borrowed_cost, parameters, quantised, stored_with
+from graphprune.ops.quantization import borrowed, borrowed_cost, parameters, quantised, stored_before, stored_with
 from graphprune.ops.recurrent import GATES, lengths_bound, recurrent, recurrent_cost
+from graphprune.ops.reduction import reducer
 from graphprune.ops.registry import AxisRule, CostRule, Op, Row, ShapeOf, line, row
 from graphprune.ops.sizes import Change, RefitRule, SetAttribute, Shrunk, attributes
 from graphprune.ops.stored import Around, Array, Stored, StoredRule, dequantised
@@ -169,6 +170,10 @@ AXES: tuple[Row[AxisRule], ...] = (
         "QLinearGlobalAveragePool", domain=DOMAIN,
     ),
     row(qlinear_concat, "QLinearConcat", domain=DOMAIN),
+    row(matmul, "MatMulInteger16", domain=DOMAIN),
+    row(quantised(nary, (0, 2), "Both operands broadcast to the output"), "MulInteger", domain=DOMAIN),
+    row(reducer(Role.CONTRACTED, 1), "ReduceSumInteger", domain=DOMAIN),
+    row(quantised(reducer(Role.NORMALISED, 1), (0,), "As ReduceMean"), "QLinearReduceMean", domain=DOMAIN),
     row(attention_weights, "QAttention", domain=DOMAIN),
     row(embeddings, "QEmbedLayerNormalization", domain=DOMAIN),
     row(dynamic_lstm, "DynamicQuantizeLSTM", domain=DOMAIN),
@@ -188,7 +193,7 @@ def conv_cost(op: Op, shape: ShapeOf) -> int:
 COSTS: tuple[Row[CostRule], ...] = (
     row(conv_cost, "QLinearConv", domain=DOMAIN),
     row(borrowed_cost(gemm_cost, (0, 3)), "QGemm", domain=DOMAIN),
-    row(matmul_cost, "MatMulIntegerToFloat", "DynamicQuantizeMatMul", domain=DOMAIN),
+    row(matmul_cost, "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger16", domain=DOMAIN),
     row(attention_weights_cost, "QAttention", domain=DOMAIN),
     row(recurrent_cost, "DynamicQuantizeLSTM", domain=DOMAIN),
 )
@@ -229,10 +234,18 @@ def stored_both(op: Op, around: Around) -> Iterator[Stored]:
         yield from stored_with(operand, operand + 1, operand + 2, -1)(op, around)
 
 
+def stored_factors(op: Op, around: Around) -> Iterator[Stored]:
+    """Either factor; its scale comes after the product, as a factor of the output."""
+    for operand in (0, 2):
+        yield from stored_before(operand, operand + 1, -1)(op, around)
+
+
 STORED: tuple[Row[StoredRule], ...] = (
     row(stored_with(3, 4, 5, 0), "QLinearConv", domain=DOMAIN),
     row(stored_gemm, "QGemm", domain=DOMAIN),
     row(stored_with(1, 3, 5, -1), "MatMulIntegerToFloat", domain=DOMAIN),
+    row(stored_before(1, None, -1), "MatMulInteger16", domain=DOMAIN),
+    row(stored_factors, "MulInteger", domain=DOMAIN),
     row(stored_with(1, 2, 3, -1), "DynamicQuantizeMatMul", domain=DOMAIN),
     row(stored_both, "QLinearAdd", "QLinearMul", domain=DOMAIN),
     row(stored_with(1, 4, 7, -1), "QAttention", domain=DOMAIN),

@@ -72,6 +72,12 @@ def with_channels_last(operator: str, places: Sequence[int]) -> ShapeRule:
     return rule
 
 
+def multiplied(asked: Question) -> list[Answer]:
+    """Two of the inputs broadcast to the output, which holds products."""
+    ((_, sizes),) = [a for a in broadcast(0, 2)(asked) if a is not None]
+    return [(_whole(asked), sizes)]
+
+
 def quantize(asked: Question) -> list[Answer]:
     """The sizes of the input, with the type of the zero point."""
     return [(asked.dtype(2) or onnx.TensorProto.UINT8, asked.shape())]
@@ -138,6 +144,13 @@ def _float(asked: Question) -> int:
     return onnx.TensorProto.FLOAT
 
 
+def _whole(asked: Question) -> int:
+    """Sums of integers: without a sign where nothing summed has one."""
+    unsigned = (onnx.TensorProto.UINT8, onnx.TensorProto.UINT16)
+    positive = all(seen is None or seen.dtype in unsigned for seen in asked.inputs)
+    return onnx.TensorProto.UINT32 if positive else onnx.TensorProto.INT32
+
+
 def _gemm(asked: Question) -> int:
     return asked.dtype(8) or onnx.TensorProto.FLOAT
 
@@ -148,6 +161,10 @@ SHAPES: tuple[Row[ShapeRule], ...] = (
     row(with_channels_last("Conv", (0, 3)), "QLinearConv", domain=DOMAIN),
     row(as_plain("Gemm", (0, 3), _gemm), "QGemm", domain=DOMAIN),
     row(as_plain("MatMul", (0, 1), _float), "MatMulIntegerToFloat", "DynamicQuantizeMatMul", domain=DOMAIN),
+    row(as_plain("MatMul", (0, 1), _whole), "MatMulInteger16", domain=DOMAIN),
+    row(multiplied, "MulInteger", domain=DOMAIN),
+    row(as_plain("ReduceMean", (0,), _whole), "ReduceSumInteger", domain=DOMAIN),
+    row(as_plain("ReduceMean", (0,), Question.dtype), "QLinearReduceMean", domain=DOMAIN),
     row(broadcast(0, 3), "QLinearAdd", "QLinearMul", domain=DOMAIN),
     row(broadcast(0, 1, 4), "QLinearWhere", domain=DOMAIN),
     row(like_first, "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", domain=DOMAIN),

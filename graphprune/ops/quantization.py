@@ -215,7 +215,7 @@ def stored_with(weight: int, scale: int, zero: int, axis: int) -> StoredRule:
     return rule
 
 
-def stored_before(weight: int, zero: int, axis: int) -> StoredRule:
+def stored_before(weight: int, zero: int | None, axis: int) -> StoredRule:
     """Return the rule of integer arithmetic: the scale comes after it, as a factor of the output.
 
     Dynamic quantisation writes Cast and then Mul by the product of both scales, of which the constant is the weight's.
@@ -223,7 +223,8 @@ def stored_before(weight: int, zero: int, axis: int) -> StoredRule:
 
     def rule(op: Op, around: Around) -> Iterator[Stored]:
         scale = next(_factors(op.y(), around), None)
-        yield Stored(weight, (op.input(weight), scale, op.input(zero)), partial(along, axis))
+        point = op.input(zero) if zero is not None else None
+        yield Stored(weight, (op.input(weight), scale, point), partial(along, axis))
 
     return rule
 

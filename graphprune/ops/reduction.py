@@ -8,6 +8,8 @@ from graphprune.axes import Equation, Pin, Role, Same, Use
 from graphprune.axes.equations import Least, Points
 from graphprune.ops.registry import AxisRule, Op, Operand, Row, normalise_axis, pin_all, pin_axis, row, same_axes
 
+_UNORDERED = "the largest in no order (sorted = 0): what follows may depend on the one they happen to be in"
+
 
 def _carry(op: Op, x: Operand, y: Operand, gone: set[int], keepdims: bool) -> Iterator[Equation]:
     """Equate the axes that stay."""
@@ -58,7 +60,7 @@ def top_k(op: Op) -> Iterator[Equation]:
             yield from same_axes(x, y, {axis}) if y.rank == x.rank else pin_all(op, "shapes unknown")
             yield from pin_axis(y, axis, "the largest along an axis, in order")
     if k is None or not op.attr("sorted", 1):
-        yield Pin(x.axes[axis], "the largest, as many as computed at run time" if k is None else "in no order")
+        yield Pin(x.axes[axis], "the largest, as many as computed at run time" if k is None else _UNORDERED)
         return
     yield Use(0, x.axes[axis], Role.NORMALISED)
     yield Least(x.axes[axis], k[0])

@@ -14,6 +14,7 @@ from graphprune.consumers import Consumer, Consumers
 from graphprune.groups import ChannelGroup, Coupling
 from graphprune.reconstruct.linear import Indices
 from graphprune.reconstruct.obs import DAMPING, Curve, Quadratic, curve
+from graphprune.reconstruct.unrefitted import unrefitted
 
 Progress = Callable[[str], None]
 
@@ -55,6 +56,9 @@ def curves(
             found = problems(c, moments[c.key], matrices[c.node], importance.get(c.node, 1.0))
             quadratics += found
             blocks += [own] * len(found)
+        if all(c.frozen for c in members):
+            out[group.name] = unrefitted(quadratics, blocks, max(group.least, 1))
+            continue
         step = _step(coupling, group, align)
         out[group.name] = curve(quadratics, blocks, step, max(group.least, 1), damping)
     return out
@@ -70,7 +74,7 @@ def _moments(gram: Gram) -> Moments:
 
 def problems(consumer: Consumer, moments: Moments, matrix: np.ndarray, importance: float = 1.0) -> list[Quadratic]:
     """Return the layer problem of each block of a consumer; errors are fractions of the energy of all of them."""
-    biased = consumer.design.answers is not None or consumer.design.bias is not None
+    biased = consumer.biased
     energies = []
     for (second, mean, _), weight in zip(moments, matrix, strict=True):
         centred = second - np.outer(mean, mean) if biased else second

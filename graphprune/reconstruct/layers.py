@@ -12,12 +12,10 @@ import onnx_ir as ir
 from graphprune.axes import leaves, slots
 from graphprune.consumers import Consumer
 from graphprune.groups import Coupling
-from graphprune.model import add_constant, all_values, constant_of, set_constant
-from graphprune.ops import DESIGNS, Design
+from graphprune.model import add_constant, all_nodes, all_values, constant_of, set_constant
+from graphprune.ops import ADD, DESIGNS, Design
+from graphprune.reconstruct.shifts import place_of
 from graphprune.rewrite import Chosen
-
-ADD = "Add"
-"""What adds a bias behind a node that takes none."""
 
 Matrix = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
@@ -53,7 +51,12 @@ class Layer:
     @property
     def biased(self) -> bool:
         """Whether something can be added to what it puts out."""
-        return self.design.answers is not None or self.design.bias is not None
+        return self.consumer.frozen or self.design.answers is not None or self.design.bias is not None
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of all blocks."""
+        return sum(len(p.outputs) for p in self.parts)
 
 
 def layer(consumer: Consumer, coupling: Coupling, chosen: Chosen, attributes: Mapping[str, object]) -> Layer | None:
@@ -91,7 +94,7 @@ def bias_of(node: ir.Node, layer: Layer) -> Matrix | None:
 
     None: what it adds is not the same for all rows (computed, or with a size for every row).
     """
-    place, outputs = layer.design.bias, sum(len(p.outputs) for p in layer.parts)
+    place, outputs = layer.design.bias, layer.outputs
     value = node.inputs[place] if place is not None and place < len(node.inputs) else None
     if value is None:
         return np.zeros(outputs)
@@ -111,20 +114,41 @@ def write(
     A bias is created where there is none: as an input of the node, else by a node behind it. Without a matrix the
     weight is left as it is.
     """
+    if layer.consumer.frozen:
+        place = place_of(node, layer.design, layer.outputs)
+        if place is not None and shift is not None:
+            _put(model, place.node, place.index, place.shifted(np.concatenate([s.ravel() for s in shift])))
+        return
     value = node.inputs[layer.design.weight]
     assert value is not None
     dtype = value.dtype or ir.DataType.FLOAT
+    nodes = all_nodes(model)
+    sharing = [nodes[n] for n in layer.consumer.nodes]
     if matrix is not None:
         array = np.ascontiguousarray(layer.design.weights(np.stack(matrix), layer.shape))
-        _put(model, node, layer.design.weight, ir.tensor(array.astype(dtype.numpy()), dtype=dtype))
+        _put(model, node, layer.design.weight, ir.tensor(array.astype(dtype.numpy()), dtype=dtype), sharing)
     if shift is not None:
-        _add(model, node, layer, np.concatenate([s.ravel() for s in shift]), dtype)
+        added = np.concatenate([s.ravel() for s in shift])
+        for one in _apart(sharing, layer.design.bias):
+            _add(model, one, layer, added, dtype, sharing)
 
 
-def _put(model: ir.Model, node: ir.Node, index: int, tensor: ir.TensorProtocol) -> None:
-    """Set a constant input; one that others read, too, is left to them."""
+def _apart(nodes: Sequence[ir.Node], index: int | None) -> list[ir.Node]:
+    """Return nodes without those that share their bias with one before them."""
+    found: dict[object, ir.Node] = {}
+    for node in nodes:
+        value = node.inputs[index] if index is not None and index < len(node.inputs) else None
+        found.setdefault(value if value is not None else node, node)
+    return list(found.values())
+
+
+def _put(
+    model: ir.Model, node: ir.Node, index: int, tensor: ir.TensorProtocol, sharing: Sequence[ir.Node] = ()
+) -> None:
+    """Set a constant input; one that nodes read which do not share in it is left to them."""
     value = node.inputs[index] if index < len(node.inputs) else None
-    if value is not None and len(value.uses()) == 1 and constant_of(value) is not None and not value.is_graph_output():
+    ours = value is not None and all(reader in (node, *sharing) and i == index for reader, i in value.uses())
+    if value is not None and ours and constant_of(value) is not None and not value.is_graph_output():
         set_constant(value, tensor)
         return
     name = _free(model, f"{value.name if value is not None else node.name}__{node.name}.{index}")
@@ -133,14 +157,16 @@ def _put(model: ir.Model, node: ir.Node, index: int, tensor: ir.TensorProtocol) 
     node.replace_input_with(index, add_constant(model.graph, name, tensor, model.ir_version))
 
 
-def _add(model: ir.Model, node: ir.Node, layer: Layer, shift: Matrix, dtype: ir.DataType) -> None:
+def _add(
+    model: ir.Model, node: ir.Node, layer: Layer, shift: Matrix, dtype: ir.DataType, sharing: Sequence[ir.Node]
+) -> None:
     if not np.any(shift):
         return
     place = layer.design.bias
     if place is not None:
         before = bias_of(node, layer)
         if before is not None:
-            _put(model, node, place, ir.tensor((before + shift).astype(dtype.numpy()), dtype=dtype))
+            _put(model, node, place, ir.tensor((before + shift).astype(dtype.numpy()), dtype=dtype), sharing)
             return
     if layer.design.answers is None:
         return
@@ -155,14 +181,12 @@ def _behind(model: ir.Model, node: ir.Node, layer: Layer, shift: Matrix, dtype: 
         reader, index = uses[0]
         other = reader.inputs[1 - index] if reader.op_type == ADD and len(reader.inputs) == 2 else None
         tensor = constant_of(other)
-        last = layer.design.key[0] not in ("conv", "turned")
+        last = not layer.design.spatial
         if tensor is not None and last and tuple(tensor.shape.numpy())[-1:] == (tensor.size,) == shift.shape:
             array = np.asarray(tensor.numpy(), np.float64) + shift
             _put(model, reader, 1 - index, ir.tensor(array.astype(dtype.numpy()), dtype=dtype))
             return
-    rank = len(layer.consumer.op.y().shape)
-    spatial = rank - 2 if layer.consumer.op.y().axes and layer.design.key[0] in ("conv", "turned") else 0
-    array = shift.reshape((-1,) + (1,) * spatial).astype(dtype.numpy())
+    array = shift.reshape((-1,) + (1,) * layer.design.spatial).astype(dtype.numpy())
     free = _free(model, f"{node.name}.bias")
     constant = add_constant(model.graph, free, ir.tensor(array, dtype=dtype), model.ir_version)
     added = ir.node(ADD, [output, constant], name=f"{free}.add")

@@ -7,7 +7,7 @@ statistics of the dense model. Sequential and matched: then single layers are co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -24,6 +24,7 @@ from graphprune.reconstruct.layers import Layer, Matrix, Part, bias_of, layer
 from graphprune.reconstruct.obs import Quadratic
 from graphprune.reconstruct.paired import SideBySide
 from graphprune.reconstruct.ridge import Moments, Refit, confirmed
+from graphprune.reconstruct.shifts import place_of
 from graphprune.rewrite import Chosen, arranged
 
 Progress = Callable[[str], None]
@@ -82,9 +83,7 @@ def mend(
     if not in_order:
         return list(done.values())
     nodes = all_nodes(pruned)
-    points = evenly([
-        x for x in layers if x.consumer.design.answers is not None and bias_of(nodes[x.node], x) is not None
-    ], corrections)
+    points = evenly([x for x in layers if _in_order(x, nodes[x.node])], corrections)
     both = SideBySide(dense, pruned, known, lambda feed: arranged(feed, coupling, chosen), threads)
     corrector = Corrector(both, coupling, matched=mode == "matched", rounds=rounds)
     off = watch(0, len(points)) if points else 0.0
@@ -98,6 +97,21 @@ def mend(
             corrector.take_back()
             return list(done.values())
     return list(corrected.values())
+
+
+def _writable(each: Layer, nodes: Mapping[str, ir.Node]) -> bool:
+    """Return whether what a repair adds to a layer's outputs can be written."""
+    if each.consumer.frozen:
+        return place_of(nodes[each.node], each.design, each.outputs) is not None
+    if each.design.answers is not None or each.design.bias is None:
+        return True
+    return all(bias_of(nodes[name], each) is not None for name in each.consumer.nodes)
+
+
+def _in_order(each: Layer, node: ir.Node) -> bool:
+    """Return whether a layer can be fitted to the outputs of the dense one: it has one place, and answers there."""
+    one = each.consumer
+    return one.design.answers is not None and not one.others and not one.frozen and bias_of(node, each) is not None
 
 
 def evenly(items: Sequence[Item], number: int) -> list[Item]:
@@ -125,7 +139,7 @@ def _layers(
     for c in sorted([*ready, *others], key=lambda c: place.get(c.node, 0)):
         node = nodes.get(c.node)
         made = layer(c, coupling, chosen, plain_attributes(node)) if node is not None else None
-        if made is not None:
+        if made is not None and _writable(made, nodes):
             found.append(made)
     moved = _moved(pruned, found) if len(found) <= corrections else set()
     idle = {c.node for c in others}
@@ -157,7 +171,7 @@ def _symmetric(each: Layer, coupling: Coupling, known: Knowledge, strengths: Seq
         fit, held = (_moments(g, part, matrix, biased) if g is not None else None for g in sums)
         assert fit is not None
         weight = matrix[part.block][np.ix_(part.columns, part.outputs)]
-        refits.append(confirmed(fit, held, weight, strengths, biased))
+        refits.append(confirmed(fit, held, weight, () if each.consumer.frozen else strengths, biased))
     return refits
 
 

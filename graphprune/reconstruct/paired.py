@@ -80,7 +80,7 @@ class SideBySide:
     threads: int = 0
 
     def pairs(self, layer: Layer, floor: tuple[str, float] | None = None) -> Pairs:
-        """Run both models on all samples, and return for each block of a layer the sums to fit with and those held back.
+        """Run both models on all samples, and return for each block of a layer sums to fit with and those held back.
 
         `floor` has the name of the layer's output in the pruned model, and a number below which all outputs are as
         good as each other: where both models' are below, that of the pruned model is right as it is. Where no sample

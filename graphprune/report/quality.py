@@ -20,16 +20,19 @@ def print_repair(console: Console, record: Mapping[str, Any], verbose: bool = Fa
     """Print what was calibrated with, what repair did, and how far the outputs are from the dense model's."""
     if record.get("remark"):
         console.print(record["remark"])
-    if not record.get("calibration"):
+    data, repair, apart = (record.get(k) for k in ("calibration", "repair", "divergence"))
+    if data:
+        console.print(f"calibrated on {data['used']} samples ({data['source']})")
+    if not repair:
         return
-    data, repair, apart = record["calibration"], record["repair"], record["divergence"]
-    console.print(f"calibrated on {data['used']} samples ({data['source']})")
     if repair["layers"]:
         console.print(f"repair: {repair['mode']}, {len(repair['layers'])} layers; {layers_words(repair)}")
     for said in repair["notes"]:
         console.print(f"repair: {said}")
     if verbose and repair["layers"]:
         console.print(_layers_table(repair["layers"]))
+    if not (data and apart):
+        return
     if apart["stages"][-1]["outputs"]:
         where = "on samples held back" if apart["held_back"] else "on the samples it was calibrated on"
         console.print(f"outputs against the dense model's, {where}:")
@@ -38,6 +41,24 @@ def print_repair(console: Console, record: Mapping[str, Any], verbose: bool = Fa
         console.print(damage_words(apart, repair["mode"]))
     for said in data["assumed"]:
         console.print(f"calibration: {said}")
+    for line in left_out_lines(data["left_out"]):
+        console.print(line, markup=False)
+
+
+def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
+    """Return in words which layers are not repaired, and why, the most frequent reason first.
+
+    >>> left_out_lines({"a": "its weight is tied", "b": "its weight is tied", "c": "its weight is empty"})
+    ['not repaired: 2 layers (a, ...): its weight is tied', 'not repaired: 1 layer (c): its weight is empty']
+    """
+    by_reason: dict[str, list[str]] = {}
+    for node, reason in left_out.items():
+        by_reason.setdefault(reason, []).append(node)
+    ranked = sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    return [
+        f"not repaired: {len(nodes)} layer{'s' * (len(nodes) > 1)} ({nodes[0]}{', ...' * (len(nodes) > 1)}): {reason}"
+        for reason, nodes in ranked
+    ]
 
 
 def layers_words(repair: Mapping[str, Any]) -> str:

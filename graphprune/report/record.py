@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import glob
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from graphprune import pins
 from graphprune.axes import Axis, Dim, kept_size, leaves
-from graphprune.border import border
+from graphprune.border import WORTH, border
 from graphprune.costs import Costs
 from graphprune.groups import Coupling
 from graphprune.states import Port
@@ -110,11 +112,20 @@ def inspect_record(analysis: Analysis, pinned: bool = False) -> dict[str, Any]:
         ],
         "pins": [{"name": n, "reason": r, "elements": size} for n, r, size in coupling.pins()],
         "coverage": coupling.coverage,
-        "border": asdict(border(analysis.model, coupling)),
+        "border": border_record(analysis),
         "state": open_record(coupling),
         **(_pinned(coupling) if pinned else {}),
         "seconds": dict(analysis.seconds),
     }
+
+
+def border_record(analysis: Analysis) -> dict[str, Any]:
+    """Return what inputs and outputs keep from being pruned, and what to type to free them (None: nothing to gain)."""
+    found = border(analysis.model, analysis.coupling)
+    names = [*analysis.looking.allow_io, *[glob.escape(name) for name in found.names]] if found.names else []
+    options = " ".join(f"--allow-io {shlex.quote(name)}" for name in names)
+    path = shlex.quote(str(analysis.source or "MODEL"))
+    return {**asdict(found), "options": options, "command": f"graphprune inspect {path} {options}" if options else None}
 
 
 def _pinned(coupling: Coupling) -> dict[str, Any]:
@@ -183,6 +194,7 @@ def prune_record(
         ],
         "pins": [{"name": n, "reason": r, "elements": size} for n, r, size in coupling.pins()],
         "coverage": coupling.coverage,
+        "border": border_record(analysis) if coupling.coverage < 1 - WORTH else None,
         "state": state_record(coupling, plan.sizes_of(coupling)),
         "proof": proof_record(proof) if proof else None,
         "checks": [{"name": c.name, "passed": c.passed, "detail": c.detail} for c in verdict.checks] if verdict else [],

@@ -82,6 +82,7 @@ def print_prune(console: Console, record: Mapping[str, Any], output: str, verbos
     passed = f"checks passed: {', '.join(dict.fromkeys(checks))}"
     console.print(passed if checks else "not run: checks were switched off")
     _print_pins(console, record["pins"], verbose)
+    _print_border(console, record)
     _print_state(console, record["state"])
     print_assumed(console, record)
     if verbose:
@@ -99,6 +100,19 @@ def print_assumed(console: Console, record: Mapping[str, Any]) -> None:
         console.print(f"assumed {text}" if text.startswith("input ") else text)
 
 
+def _print_line(console: Console, text: str) -> None:
+    """Print one line as it is, to be copied: nothing is wrapped, and nothing in it is markup."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def _print_border(console: Console, record: Mapping[str, Any]) -> None:
+    """Print what more could go, and the options to add for that."""
+    border = record["border"]
+    if border and border["options"]:
+        share = f"{record['coverage']:.1%} of the weights lie on a group"
+        _print_line(console, f"{share}, {border['coverage']:.1%} if inputs and outputs may change: {border['options']}")
+
+
 def _print_pins(console: Console, pins: Sequence[Mapping[str, Any]], verbose: bool) -> None:
     table = pins_table(pins, verbose)
     if table is not None:
@@ -114,9 +128,8 @@ def print_inspect(console: Console, record: Mapping[str, Any], verbose: bool) ->
         f"{m['nodes']} nodes, opset {m['opset']}, {count(m['parameters'])} parameters, {count(m['macs'])} MACs, "
         f"{count(m['bytes'])} bytes of weights; {record['coverage']:.1%} of the weights lie on a group"
     )
-    if record["border"]["names"]:
-        names = " ".join(f"--allow-io {name!r}" for name in record["border"]["names"])
-        console.print(f"{record['border']['coverage']:.1%} would if these inputs and outputs could change: {names}")
+    if record["border"]["command"]:
+        _print_line(console, f"{record['border']['coverage']:.1%} if these may change: {record['border']['command']}")
     columns = ("group", "size", "parameters", "MACs", "places")
     table = table_of("channel groups", *columns, right=("size", "parameters", "MACs"))
     for g in record["groups"]:
@@ -143,6 +156,7 @@ def print_plan(console: Console, record: Mapping[str, Any], verbose: bool) -> No
         if verbose or g["kept"] < g["size"]:
             table.add_row(g["name"], str(g["size"]), str(g["kept"]))
     console.print(table)
+    _print_border(console, record)
     _print_state(console, record["state"])
 
 

@@ -58,6 +58,21 @@ def test_accuracy_counts_what_a_model_gets_right(tmp_path: Path) -> None:
     assert lines[0].endswith("| 0.5 of the MACs |") and "(95.0) | L2 |" in lines[2]
 
 
+def test_int8_versions_answer_as_the_network_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(HERE)
+    images = np.load(SAMPLE.with_name("fashion_mnist_subset.npz"))["images"][:80]
+    for name in ("train", "t10k"):
+        (tmp_path / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(16) + images.tobytes()))
+        (tmp_path / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(8 + len(images))))
+    feed = {"image": script("accuracy").normalised(images)}
+    plain = run(open_session(str(SAMPLE), Runtime()), feed)["logits"].argmax(1)
+    files = script("quantised").written(SAMPLE, tmp_path / "int8", tmp_path)
+    assert [f.stem.rpartition("_")[2] for f in files] == ["dynamic", "qdq", "qoperator"]
+    for file in files:
+        assert file.stat().st_size < 0.5 * SAMPLE.stat().st_size
+        assert (run(open_session(str(file), Runtime()), feed)["logits"].argmax(1) == plain).mean() > 0.9
+
+
 def test_against_peers_times_graphprune_without_any_peer() -> None:
     peers = script("against_peers")
     runners = peers.contestants(("analysis", "prune", "files"))

@@ -96,24 +96,3 @@ def test_no_fewer_experts_than_are_asked_for() -> None:
     mixture(net, k=3)
     got = check(net, groups=3, reference=[own.MoE])
     assert {g.size: g.least for g in got.coupling.groups} == {WIDTH: 1, INNER: 1, EXPERTS: 3}
-
-
-def quantised(net: Net) -> None:
-    """Experts of 8 bits with a scale for each row."""
-    x = net.matmul(net.input("x", [TOKENS, IN]), IN, 32, name="a")
-    router = net.matmul(x, 32, EXPERTS, name="r")
-
-    def stored(rows: int, columns: int, name: str) -> list[str]:
-        values = net.rng.integers(0, 256, (EXPERTS, rows, columns))
-        return [net.const(values, np.uint8, name=name), net.weight(EXPERTS, rows, name=f"{name}.s", positive=True), ""]
-
-    y = net("QMoE", x, router, *stored(64, 32, "up"), *stored(32, 64, "down"), expert_weight_bits=8, k=2, domain=MS)
-    net.output(net("Mul", net.matmul(net("Add", x, y), 32, 3, name="o"), net.const(1e-4)))
-
-
-def test_quantised_experts() -> None:
-    """Whole experts go; widths stay, as several numbers may share a byte or a block."""
-    net = Net()
-    quantised(net)
-    got = check(net, groups=1, free={"r:1": "4", "up.s:0": "4", "down.s:0": "4"}, pinned={"a:1": "share a byte"})
-    assert got.coupling.groups[0].least == 2

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import contributed as own
 import numpy as np
 import pytest
-from oracles import Net, check
+from oracles import Net, _Onnxruntime, _Reference, check
 from quantised import around, into, scales, whole, zeros
 
 MS = "com.microsoft"
@@ -237,3 +238,61 @@ def test_recurrent(direction: str, each: bool, states: bool) -> None:
     assert got.coupling.dims[got.group("r:1")].normalised
     assert got.macs("DynamicQuantizeLSTM") == 4 * 2 * d * 24 * (7 + 6)
     assert 0.5 < np.abs(got.coupling.graph.weights["r"].read()).max() < 4
+
+
+def real(net: Net, y: str) -> str:
+    """Return sums of integers as numbers, times the product of both scales as dynamic quantisation writes it."""
+    scale = net("Mul", net.const(np.float32(0.05)), net.const(np.float32(0.02), name="scale"))
+    return str(net("Mul", net("Cast", y, to=1), scale))
+
+
+def test_matrices_of_sixteen_bits() -> None:
+    net = Net(21)
+    x = net("Round", net("Mul", net.matmul(net.input("x", [None, 5]), 5, 6, name="a"), net.const(50.0)))
+    weight = net.const(net.rng.integers(-3000, 3000, (6, 8)), np.int16, "w")
+    y = real(net, net("MatMulInteger16", net("Cast", x, to=5), weight, domain=MS))
+    got = check(net.output(net.matmul(y, 8, 4)), groups=2, free={"a:1": "6", "w:0": "6", "w:1": "8"},
+                reference=[own.MatMulInteger16])
+    runners = _Onnxruntime(), _Reference([own.MatMulInteger16])
+    (left,), (right,) = (r(got.model, {"": got.feeds["traced"]}) for r in runners)
+    assert all(np.allclose(v, right[k], rtol=1e-3, atol=1e-3 * np.abs(v).max()) for k, v in left.items())
+    assert got.macs("MatMulInteger16") == 6 * 8
+    assert 1000 * 0.02 < np.abs(got.coupling.graph.weights["w"].read()).max() < 3000 * 0.051
+
+
+def test_products_of_integers() -> None:
+    """Of a constant vector and of another branch; a zero point is one number."""
+    net = Net(17)
+    a, b = halves(net)
+    (p, _, zero), (q, _, other) = into(net, a), into(net, b)
+    y = net("MulInteger", p, zero, q, other, domain=MS)
+    v, _, point = into(net, real(net, y))
+    y = net("MulInteger", v, point, whole(net, 6, name="w", dtype=np.uint8), zeros(net, dtype=np.uint8), domain=MS)
+    net.output(net.matmul(real(net, y), 6, 4))
+    got = check(net, groups=1, free=["a:1", "b:1", "w:0"], reference=[own.MulInteger])
+    assert 0 < np.abs(got.coupling.graph.weights["w"].read()).max() < 200
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+@pytest.mark.parametrize("summed", [False, True])
+def test_reductions(summed: bool, keep: int) -> None:
+    """Over positions, and over channels: a sum loses what goes, a mean is another one."""
+    net = Net(19)
+    x, out = one(net, 4), target(net, 0.03)
+    value, scale, zero = into(net, x)
+    channels = net.conv(net("Relu", x), 6, 6, name="b")
+
+    def over(value: str, axes: list[int]) -> str:
+        if summed:
+            return real(net, net("ReduceSumInteger", value, domain=MS, axes=axes, keepdims=keep))
+        y = net("QLinearReduceMean", value, scale, zero, *out, domain=MS, axes=axes, keepdims=keep)
+        return str(net("DequantizeLinear", y, *out))
+
+    y = over(value, [2, 3])
+    y = net("Reshape", y, net.ints(-1, 6)) if keep else y
+    flat = over(into(net, channels)[0], [1, 2, 3])
+    net.output(net("Add", net.matmul(y, 6, 4, name="o"), net("Reshape", flat, net.ints(-1, 1))))
+    got = check(net, groups=2, free={"a:0": "6", "b:0": "6", "o:0": "6"},
+                reference=[own.ReduceSumInteger, own.QLinearReduceMean])
+    by = {"a": got.coupling.dims[got.group("a:0")], "b": got.coupling.dims[got.group("b:0")]}
+    assert not by["a"].normalised and by["b"].normalised is not summed

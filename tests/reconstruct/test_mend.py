@@ -44,7 +44,7 @@ def doubled(kind: str) -> Net:
     for tensor in net.initializers:
         if tensor.name.split(".")[0] in ("a", "c", "wv"):
             array = onnx.numpy_helper.to_array(tensor).copy()
-            axis = array.ndim - 1 if kind in ("matmul", "lstm", "heads") else 0
+            axis = array.ndim - 1 if kind in ("matmul", "lstm", "gru", "rnn", "heads") else 0
             moved = np.moveaxis(array, axis, 0)
             moved[1::2] = moved[::2]
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
@@ -62,7 +62,7 @@ def one_of_each_pair(analysis: Analysis) -> Chosen:
 
 
 @pytest.mark.parametrize("sequential", [False, True])
-@pytest.mark.parametrize("kind", ["conv", "gemm", "matmul", "turned", "lstm", "joined", "heads", "flat"])
+@pytest.mark.parametrize("kind", ["conv", "gemm", "matmul", "turned", "lstm", "gru", "rnn", "joined", "heads", "flat"])
 def test_channels_that_are_there_twice_cost_nothing(kind: str, sequential: bool) -> None:
     analysis, learnt = known(doubled(kind), 400)
     chosen = one_of_each_pair(analysis)
