@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 
 import onnx_ir as ir
 
-from graphprune.allocate import Budget, allocate, planned
+from graphprune.allocate import Budget, allocate, planned, select
 from graphprune.allocate.error import kept_counts
 from graphprune.analysis import Analysis, Progress
 from graphprune.calibrate.choice import parse_calibration
-from graphprune.calibrate.knowledge import Knowledge, learn, threads_of
+from graphprune.calibrate.knowledge import Knowledge, learn, sample_scale, threads_of
 from graphprune.calibrate.remembered import remembered
 from graphprune.calibrate.samples import Samples, describe
 from graphprune.calibrate.sensitivity import sensitivities
@@ -27,11 +27,13 @@ from graphprune.reconstruct.mend import Mended, mend
 from graphprune.reconstruct.obs import Curve
 from graphprune.rewrite import Chosen, arranged
 from graphprune.score import DATA_CRITERIA, Scores, score
+from graphprune.trials import Trial, trials, worth
 
 _WORK = 1e11  # multiply-accumulates of one pass over made-up samples
 _FEWEST = 32
 _MOST_BYTES = 1e15
 _CORRECTIONS = {"low": (1, 4), "medium": (4, 16), "high": (10**6, 10**6)}  # fewest and most, by effort
+_TRIAL_WORK = {"low": 0.0, "medium": 8e12, "high": 8e13}
 _CORRECTION_WORK = 4e12  # multiply-accumulates that they may cost: a minute or two on two cores
 
 
@@ -119,6 +121,7 @@ def calibrate(analysis: Analysis, asked: Calibrating, progress: Progress) -> tup
         return None, f"not calibrated: made-up inputs do not work here ({error})"
     if not known.stats.fit:
         return None, "not calibrated: no layer of this model can be fitted anew"
+    known = replace(known, effort=asked.effort)
     if asked.effort == "high":
         weighed = sensitivities(
             analysis.model, known.consumers.found, known.samples, batch=known.batch, seed=known.seed,
@@ -133,23 +136,40 @@ def deciding(
 ) -> Callable[[Budget], PruningPlan]:
     """Return what makes plans by the error curves of all groups, computed once.
 
-    With the allocation `error` a plan's layers have the least summed error, as repair would leave it; with high
-    effort each layer's error counts as much as it changes the model's outputs.
+    With the allocation `error` a plan's outputs lose least, by trials of single groups as far as the effort permits;
+    with low effort it is the errors of layers, as repair would leave them, that are least in sum.
     """
     coupling = analysis.coupling
     fallback = score(coupling, "l2").by_group
     found = curves(coupling, coupling.groups, known.consumers, known.stats, fallback, align=align,
                    importance=known.importance, progress=progress)
-    return lambda budget: _planned(analysis, found, budget)
+    tried: dict[tuple[str, ...], list[Trial]] = {}
+
+    def decide(budget: Budget) -> PruningPlan:
+        work = _TRIAL_WORK[known.effort]
+        if budget.allocation != "error" or not work:
+            return _planned(analysis, found, budget)
+        groups = select(coupling, budget).groups
+        names = tuple(g.name for g in groups)
+        if names not in tried:
+            macs = analysis.costs.macs_by_group() if "macs" in budget.targets else {}
+            ordered = sorted(groups, key=lambda g: -macs.get(g.name, g.parameters))
+            tried[names] = trials(analysis, known, found, ordered, work, progress)
+        return _planned(analysis, found, budget, tried[names])
+
+    return decide
 
 
-def _planned(analysis: Analysis, found: Mapping[str, Curve], budget: Budget) -> PruningPlan:
+def _planned(
+    analysis: Analysis, found: Mapping[str, Curve], budget: Budget, tried: Sequence[Trial] = ()
+) -> PruningPlan:
     coupling = analysis.coupling
     if budget.allocation == "error":
-        counts = kept_counts(coupling, {n: c.by_width() for n, c in found.items()}, analysis.costs, budget)
+        by_width = worth(found, tried) if tried else {n: c.by_width() for n, c in found.items()}
+        counts = kept_counts(coupling, by_width, analysis.costs, budget)
         keep = {name: found[name].kept(n).tolist() for name, n in counts.items() if n < found[name].size}
-        return planned(coupling, keep, analysis.costs, {"criterion": "obs", "allocation": "error",
-                                                        "budget": budget.to_json()})
+        meta = {"criterion": "obs", "allocation": "error", "trials": len(tried), "budget": budget.to_json()}
+        return planned(coupling, keep, analysis.costs, meta)
     order = marginal if budget.allocation == "global" else ranked
     scores = Scores({name: order(c) for name, c in found.items()}, "obs", "sum", "none")
     return allocate(coupling, scores, analysis.costs, budget)
@@ -183,10 +203,14 @@ def repair(
 
 
 def _corrections(analysis: Analysis, known: Knowledge, effort: str) -> int:
-    """Return how many layers to correct: both models run over all samples for each of them."""
-    affordable = int(_CORRECTION_WORK / max(analysis.dense.macs * known.stats.samples, 1))
+    """Return how many layers to correct: both models run over all samples for each of them.
+
+    None where not even one is affordable (a language model on long texts), but with high effort.
+    """
+    macs = analysis.dense.macs * sample_scale(analysis, known.samples) * known.stats.samples
+    affordable = int(_CORRECTION_WORK / max(macs, 1.0))
     fewest, most = _CORRECTIONS[effort]
-    return max(fewest, min(most, affordable))
+    return max(fewest, min(most, affordable)) if affordable or effort == "high" else 0
 
 
 def repair_record(known: Knowledge | None, done: Repaired | None, remark: str) -> dict[str, Any]:
