@@ -58,8 +58,8 @@ def trials(
     """Prune groups one at a time, to a half, three and one quarter of their size, and compare outputs.
 
     `groups` come in the order in which they matter; all are tried at a half first. It ends when the models have cost
-    about `work` multiply-accumulates. Samples are those that nothing is fitted to, 2 to 128 of them: as many as the work
-    permits, and 16 do where the outputs have a row for each token.
+    about `work` multiply-accumulates. Samples are those that nothing is fitted to, 2 to 128 of them, as many as the
+    work permits; 16 do where the outputs have a row for each token.
 
     >>> trials(analysis, known, found, analysis.coupling.groups, 1e12)  # doctest: +SKIP
     [Trial(group='conv1.weight:0', width=32, error=0.04, loss=0.003), ...]
@@ -118,7 +118,7 @@ def _loss(
     coupling, chosen = analysis.coupling, {group.dim: kept}
     readers = Consumers(tuple(known.consumers.by_dim.get(group.dim, ())), {})
     pruned = rearranged(analysis.model, coupling, chosen)
-    mend(analysis.model, pruned, coupling, chosen, replace(known, consumers=readers), sequential=False)
+    mend(analysis.model, pruned, coupling, chosen, replace(known, consumers=readers), corrections=0)
     opened = session(pruned, Runtime(threads=threads_of(analysis)))
     compared = Comparison()
     for feed, dense in runs:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from graphprune.calibrate.knowledge import Knowledge
 from graphprune.calibrate.padding import real_rows, real_tokens
 from graphprune.calibrate.samples import Feed
-from graphprune.calibrate.statistics import Sampler, Watched, held_back, positions_wanted
+from graphprune.calibrate.statistics import Watched, held_back, sampler_of
 from graphprune.calibrate.waiting import Rows, Waiting, enough_for
 from graphprune.reconstruct.layers import Layer
 
@@ -79,7 +79,7 @@ def gather_pairs(
     is_held = held_back(samples, known.batch)
     for number, feed in enumerate(samples.batches(known.batch)):
         were, are = before(feed)[layer.consumer.output], after(arrange(feed))[layer.consumer.data]
-        sampler = Sampler(known.seed, number, positions_wanted(layer.consumer.width, samples.count or 256))
+        sampler = sampler_of(layer.consumer, samples, known.seed, number)
         x = layer.design.rows(np.asarray(are, np.float32), sampler)
         y = answers(np.asarray(were, np.float32), sampler)
         there = real_rows(are, real_tokens(feed), layer.design.key, sampler)
