@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import onnx_ir as ir
 
-from graphprune.allocate import Budget, allocate, planned
+from graphprune.allocate import Budget, allocate, planned, select
 from graphprune.allocate.error import kept_counts
 from graphprune.analysis import Analysis, Progress
 from graphprune.calibrate.choice import parse_calibration
@@ -28,6 +28,7 @@ from graphprune.repair import Repairing, repair, repairing_by_weights
 from graphprune.repaired import repair_record
 from graphprune.rewrite import Chosen
 from graphprune.score import DATA_CRITERIA, Scores, score
+from graphprune.trials import Trial, trials, worth
 
 _WORK = 1e11  # multiply-accumulates of one pass over made-up samples
 _CHOICE_WORK = 1e12  # multiply-accumulates that may go into choosing them
@@ -35,6 +36,7 @@ _FEWEST = 32
 _MOST_MADE = 2048  # made-up inputs cost nobody anything, and more of them are better
 _MOST_GIVEN = 512
 _MOST_BYTES = 1e15
+_TRIAL_WORK = {"low": 0.0, "medium": 4e12, "high": 8e13}
 
 
 def prepare(
@@ -116,6 +118,7 @@ def calibrate(analysis: Analysis, asked: Calibrating, progress: Progress) -> tup
     if not known.stats.fit:
         why = _reasons(known)
         return None, f"not calibrated: no layer of this model can be fitted anew{why}; scores are of weights"
+    known = replace(known, effort=asked.effort)
     if asked.effort == "high":
         weighed = sensitivities(
             analysis.model, known.consumers.found, known.samples, batch=known.batch, seed=known.seed,
@@ -136,23 +139,40 @@ def deciding(
 ) -> Callable[[Budget], PruningPlan]:
     """Return what makes plans by the error curves of all groups, computed once.
 
-    With the allocation `error` a plan's layers have the least summed error, as repair would leave it; with high
-    effort each layer's error counts as much as it changes the model's outputs.
+    With the allocation `error` a plan's outputs lose least, by trials of single groups as far as the effort permits;
+    with low effort it is the errors of layers, as repair would leave them, that are least in sum.
     """
     coupling = analysis.coupling
     fallback = score(coupling, "l2").by_group
     found = curves(coupling, coupling.groups, known.consumers, known.stats, fallback, align=align,
                    importance=known.importance, progress=progress)
-    return lambda budget: _planned(analysis, found, budget)
+    tried: dict[tuple[str, ...], list[Trial]] = {}
+
+    def decide(budget: Budget) -> PruningPlan:
+        work = _TRIAL_WORK[known.effort]
+        if budget.allocation != "error" or not work:
+            return _planned(analysis, found, budget)
+        groups = select(coupling, budget).groups
+        names = tuple(g.name for g in groups)
+        if names not in tried:
+            macs = analysis.costs.macs_by_group() if "macs" in budget.targets else {}
+            ordered = sorted(groups, key=lambda g: -macs.get(g.name, g.parameters))
+            tried[names] = trials(analysis, known, found, ordered, work, progress)
+        return _planned(analysis, found, budget, tried[names])
+
+    return decide
 
 
-def _planned(analysis: Analysis, found: Mapping[str, Curve], budget: Budget) -> PruningPlan:
+def _planned(
+    analysis: Analysis, found: Mapping[str, Curve], budget: Budget, tried: Sequence[Trial] = ()
+) -> PruningPlan:
     coupling = analysis.coupling
     if budget.allocation == "error":
-        counts = kept_counts(coupling, {n: c.by_width() for n, c in found.items()}, analysis.costs, budget)
+        by_width = worth(found, tried) if tried else {n: c.by_width() for n, c in found.items()}
+        counts = kept_counts(coupling, by_width, analysis.costs, budget)
         keep = {name: found[name].kept(n).tolist() for name, n in counts.items() if n < found[name].size}
-        return planned(coupling, keep, analysis.costs, {"criterion": "obs", "allocation": "error",
-                                                        "budget": budget.to_json()})
+        meta = {"criterion": "obs", "allocation": "error", "trials": len(tried), "budget": budget.to_json()}
+        return planned(coupling, keep, analysis.costs, meta)
     order = marginal if budget.allocation == "global" else ranked
     scores = Scores({name: order(c) for name, c in found.items()}, "obs", "sum", "none")
     return allocate(coupling, scores, analysis.costs, budget)

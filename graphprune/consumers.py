@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -249,7 +250,8 @@ def followers(coupling: Coupling, found: Consumers) -> tuple[Consumer, ...]:
     Their inputs change where something before them is pruned, so they can make up for it: depthwise convolutions, and
     layers behind one that is narrower inside.
     """
-    readers, known = _readers(coupling), {c.node for c in found.found} | set(found.left_out)
+    known = {c.node for c in found.found} | {op.name for c in found.found for op, _ in c.others} | set(found.left_out)
+    readers = Counter(o.name for op in coupling.graph.ops for o in op.inputs if o is not None)
     out = []
     for op in coupling.graph.ops:
         rule = DESIGNS.get(op.domain, op.type, op.version)
@@ -257,13 +259,17 @@ def followers(coupling: Coupling, found: Consumers) -> tuple[Consumer, ...]:
             continue
         weight = next((i for i, o in enumerate(op.inputs) if o is not None and o.name in coupling.graph.sources), None)
         design = rule(op.attributes, [o.shape if o is not None else () for o in op.inputs], weight or 0)
-        if weight is None or design is None or design.answers is None or _unfit(op, design, coupling, readers):
+        if weight is None or design is None or design.answers is None or design.integers is not None:
             continue
         operand = op.x(design.weight)
+        held = coupling.graph.weights.get(operand.name)
+        if held is None or held.filled or held.quantised or readers[operand.name] > 1 or _unfit(op, design, coupling):
+            continue
         axis = coupling.expand(operand.axes[design.axis])
         groups, width, _ = design.matrix(np.broadcast_to(np.float32(0), operand.shape)).shape
         if axis.size and width % axis.size == 0:
-            out.append(Consumer(op.name, op, design, operand.name, axis, width // axis.size, groups))
+            source = Source(op.x(design.data).name)
+            out.append(Consumer(op.name, op, design, operand.name, axis, width // axis.size, groups, source))
     return tuple(out)
 
 

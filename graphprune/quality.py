@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -12,6 +13,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphprune.calibrate.knowledge import Knowledge
+from graphprune.calibrate.padding import Real, real_tokens
+from graphprune.calibrate.samples import Feed
 from graphprune.calibrate.statistics import held_back
 from graphprune.execute import session
 from graphprune.runtime import Runtime, run
@@ -23,6 +26,9 @@ _TINY = 1e-12
 _HUGE = 1e30
 _SLACK = 1e-6
 _AT_ONCE = 4_000_000
+_AXES = 3  # an output with more axes is a map of features
+_EVEN = 0.9
+_NO_LOGITS = re.compile(r"embed|hidden|feature|pool|norm|state|box|mask")
 DAMAGED_COSINE, DAMAGED_KL = 0.9, 0.5
 
 
@@ -32,7 +38,11 @@ class Divergence:
 
     `relative` is the root of the mean square of the difference over that of the output, `cosine` the mean over rows
     (the last axis). For rows that are logits or probabilities, `kl` is the mean of KL(dense || pruned) in nats, and
-    `agree` the fraction of rows whose largest entry is the same; else None.
+    `agree` the fraction of rows whose largest entry is the same; else None. Rows of padding do not count.
+
+    Rows are probabilities where they are positive and add up to 1. They are taken for logits where some entries are
+    negative, the output has at most three axes and no name of something else, and their softmax is uneven: its mean
+    entropy is below 0.9 of the largest possible. Embeddings and normalised features are nearly even.
     """
 
     output: str
@@ -45,6 +55,11 @@ class Divergence:
     def damaged(self) -> bool:
         """Whether so little of the output is left that more than accuracy at the margin is lost."""
         return self.cosine < DAMAGED_COSINE if self.kl is None else self.kl > DAMAGED_KL
+
+    @property
+    def loss(self) -> float:
+        """What is lost of the output, for comparing ways to prune: nats where there are, else a fraction of energy."""
+        return self.relative**2 if self.kl is None else self.kl
 
     def record(self) -> dict[str, Any]:
         return asdict(self)
@@ -62,17 +77,41 @@ def measure(
     0.03
     """
     left, right = (session(m, Runtime(threads=threads)) for m in (dense, pruned))
-    is_held = held_back(known.samples, known.batch)
-    alone = not known.stats.held
-    sums: dict[str, _Sums] = {}
-    held = (feed for k, feed in enumerate(known.samples.batches(known.batch)) if alone or is_held(k))
-    for feed in islice(held, _MOST):
-        a, b = arrange(run(left, feed)), run(right, arrange(feed))
-        for name, before in a.items():
-            after = b.get(name)
+    found = Comparison()
+    for feed in islice(held_feeds(known), _MOST):
+        found.add(arrange(run(left, feed)), run(right, arrange(feed)), feed)
+    return found.divergences()
+
+
+def held_feeds(known: Knowledge) -> Iterable[Feed]:
+    """Yield the batches that nothing was fitted to, all where none is held back."""
+    is_held, alone = held_back(known.samples, known.batch), not known.stats.held
+    return (feed for k, feed in enumerate(known.samples.batches(known.batch)) if alone or is_held(k))
+
+
+class Comparison:
+    """Outputs of two models, summed up batch by batch."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, _Sums] = {}
+
+    def add(self, dense: Mapping[str, Array], pruned: Mapping[str, Array], feed: Feed) -> None:
+        """Add the outputs for one feed; its attention mask, if it has one, says which rows are padding."""
+        real = real_tokens(feed)
+        for name, before in dense.items():
+            after = pruned.get(name)
             if after is not None and _comparable(before, after):
-                sums.setdefault(name, _Sums()).add(before, after)
-    return [found.divergence(name) for name, found in sums.items()]
+                sums = self._sums.setdefault(name, _Sums(axes=before.ndim))
+                sums.add(_told(before, real), _told(after, real))
+
+    def divergences(self) -> list[Divergence]:
+        """Return what was found, output by output."""
+        return [found.divergence(name) for name, found in self._sums.items()]
+
+
+def _told(array: Array, real: Real | None) -> Array:
+    """Return the rows that are of real tokens."""
+    return array if real is None or array.ndim < 3 or array.shape[:2] != real.shape else array[real]
 
 
 def _comparable(one: Array, other: Array) -> bool:
@@ -97,6 +136,8 @@ class _Sums:
     positive: bool = True
     whole: bool = True
     width: int = 1
+    axes: int = 2
+    entropy: float = 0.0
 
     def add(self, dense: Array, pruned: Array) -> None:
         self.width = dense.shape[-1] if dense.ndim > 1 else 1
@@ -122,15 +163,18 @@ class _Sums:
 
     def _add_rows(self, dense: Array, pruned: Array) -> None:
         self.agree += int((dense.argmax(1) == pruned.argmax(1)).sum())
-        self.as_logits += _kl(_softmax(dense), _softmax(pruned))
+        likely = _softmax(dense)
+        self.as_logits += _kl(likely, _softmax(pruned))
+        self.entropy -= float((likely * np.log(likely + _TINY)).sum())
         self.positive &= bool((dense >= -_SLACK).all())
         self.whole &= all(np.allclose(z.sum(axis=1), 1, atol=1e-2) for z in (dense, pruned))
         if self.positive and self.whole:
             self.as_probabilities += _kl(np.maximum(dense, 0.0), np.maximum(pruned, 0.0))
 
     def divergence(self, name: str) -> Divergence:
-        known = self.width > 1 and (self.whole or not self.positive)  # rows of positive numbers may be anything
-        kl = self.as_probabilities if self.positive else self.as_logits
+        certain = self.positive and self.whole
+        known = self.width > 1 and (certain or self._logits(name))
+        kl = self.as_probabilities if certain else self.as_logits
         return Divergence(
             name,
             relative=float(np.sqrt(self.difference / max(self.energy, _TINY * self.entries))),
@@ -138,6 +182,11 @@ class _Sums:
             kl=kl / self.rows if known else None,
             agree=self.agree / self.rows if known else None,
         )
+
+    def _logits(self, name: str) -> bool:
+        """Return whether rows may be logits; rows of positive numbers may be anything."""
+        uneven = self.entropy < _EVEN * self.rows * np.log(self.width)
+        return uneven and not self.positive and self.axes <= _AXES and not _NO_LOGITS.search(name.lower())
 
 
 def _kl(p: Array, q: Array) -> float:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import onnx_ir as ir
 
 from graphprune.analysis import Analysis, Progress
-from graphprune.calibrate.knowledge import Knowledge, threads_of
+from graphprune.calibrate.knowledge import Knowledge, sample_scale, threads_of
 from graphprune.calibrate.statistics import HELD
 from graphprune.options import Calibrating, Repair
 from graphprune.quality import Divergence, measure
@@ -94,7 +94,8 @@ def divergences(analysis: Analysis, pruned: ir.Model, chosen: Chosen, known: Kno
 def look_work(analysis: Analysis, known: Knowledge) -> float:
     """Return how many multiply-accumulates one comparison of the outputs takes, of both models together."""
     samples = known.stats.samples
-    return 2.0 * analysis.dense.macs * min(_BATCHES * known.batch, samples / HELD if known.stats.held else samples)
+    macs = analysis.dense.macs * sample_scale(analysis, known.samples)
+    return 2.0 * macs * min(_BATCHES * known.batch, samples / HELD if known.stats.held else samples)
 
 
 def _best(known: Knowledge) -> Repair:
@@ -103,13 +104,18 @@ def _best(known: Knowledge) -> Repair:
 
 
 def _affordable(analysis: Analysis, known: Knowledge) -> int:
-    return int(_CORRECTION_WORK / max(analysis.dense.macs * known.stats.samples, 1))
+    macs = analysis.dense.macs * sample_scale(analysis, known.samples) * known.stats.samples
+    return int(_CORRECTION_WORK / max(macs, 1.0))
 
 
 def _corrections(analysis: Analysis, known: Knowledge, effort: str) -> int:
-    """Return how many layers to correct: both models run over all samples for each of them."""
+    """Return how many layers to correct: both models run over all samples for each of them.
+
+    None where not even one is affordable (a language model on long texts), but with high effort.
+    """
+    affordable = _affordable(analysis, known)
     fewest, most = _CORRECTIONS[effort]
-    return max(fewest, min(most, _affordable(analysis, known)))
+    return max(fewest, min(most, affordable)) if affordable or effort == "high" else 0
 
 
 def _rounds(analysis: Analysis, known: Knowledge, effort: str) -> int:

@@ -190,3 +190,38 @@ def test_nothing_grows_with_the_samples() -> None:
     samples = Samples(opened, 2000, "noise", (), {"x": 0})
     measure(analysis.model, analysis.model, Knowledge(samples, learnt.consumers, learnt.stats, 1, 0))
     assert len(asked) <= 16 * 5 + 2
+
+
+def test_padding_does_not_count() -> None:
+    """The pruned model is off only where the attention mask says that there is no token."""
+    net, other = Net(), Net()
+    for n, ignored in ((net, True), (other, False)):
+        x, z = n.input("x", [None, 4, 6]), n.input("z", [None, 4, 6])
+        n.input("attention_mask", [None, 4], np.int64)
+        n.nodes.append(onnx.helper.make_node("Where", [n.const(np.array(ignored)), x, z], ["y"], name="last"))
+        n.output("y")
+    dense = RNG.standard_normal((40, 4, 6)).astype(np.float32)
+    mask = np.tile(np.array([1, 1, 1, 0], np.int64), (40, 1))
+    pruned = np.where(mask[..., None] > 0, dense, 100).astype(np.float32)
+    feeds = {"x": dense, "z": pruned, "attention_mask": mask}
+    models = [ir.from_proto(n.model()) for n in (net, other)]
+    (found,) = measure(models[0], models[1], knowing(feeds))
+    assert found.relative == 0 and found.cosine == pytest.approx(1)
+    (all_real,) = measure(models[0], models[1], knowing({**feeds, "attention_mask": np.ones_like(mask)}))
+    assert all_real.relative > 1
+
+
+def test_embeddings_and_maps_are_no_logits() -> None:
+    a = RNG.standard_normal((40, 384))
+    b = a + 0.3 * RNG.standard_normal(a.shape)
+    assert compared(a / 10, b / 10).kl is None  # nearly even: nobody would classify by it
+    assert compared(10 * a, 10 * b).kl is not None
+    maps = 10 * RNG.standard_normal((40, 3, 5, 5))
+    found = compared(maps, maps + 1)
+    assert found.kl is None and found.agree is None and found.loss == found.relative**2
+
+
+def test_loss_is_the_divergence_that_there_is() -> None:
+    a = 3 * RNG.standard_normal((40, 6))
+    found = compared(a, a + RNG.standard_normal(a.shape))
+    assert found.kl is not None and found.loss == found.kl

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from oracles import Net
 
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"
 
@@ -90,3 +92,46 @@ def test_characters_are_counted(tmp_path: Path) -> None:
     assert " ".join(lines) == text.read_text().replace("\n", " ") and max(map(len, lines)) <= 14
     model = onnx.ModelProto(metadata_props=[onnx.StringStringEntryProto(key="character", value="a\nb\n")])
     assert sample.characters_of(model) == ["a", "b", " "]
+
+
+# Samples for models of text, on small ones
+
+
+WORDS = [f"word{chr(97 + k // 26)}{chr(97 + k % 26)}" for k in range(60)]
+
+
+def of_text(folder: Path, encoder: bool) -> list[str]:
+    """Write a model of tokens, its tokenizer and two texts; return the arguments that a sample takes."""
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: k for k, w in enumerate(WORDS)}, unk_token=WORDS[0]))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    made.save(str(folder / "tokenizer.json"))
+    net = Net()
+    ids = net.input("input_ids", ["batch", "tokens"], np.int64)
+    if encoder:
+        net.input("attention_mask", ["batch", "tokens"], np.int64)
+    x = net("Gather", net.weight(60, 8, name="table"), ids)
+    x = net("Add", x, net.matmul(net("Relu", net.matmul(x, 8, 32, name="up")), 32, 8, name="down"))
+    net.output(net("LayerNormalization", x, net.weight(8)) if encoder else net.matmul(x, 8, 60, name="head"))
+    onnx.save(net.model(), folder / "model.onnx")
+    rng = np.random.default_rng(0)
+    for name in ("some.txt", "other.txt"):
+        lines = [" ".join(rng.choice(WORDS, 9)).capitalize() + "." for _ in range(200)]
+        (folder / name).write_text("\n\n".join(lines), encoding="utf-8")
+    return [str(folder / "model.onnx"), str(folder / "tokenizer.json"), "--calibration", str(folder / "some.txt"),
+            "--evaluate", f"other={folder / 'other.txt'}"]
+
+
+def test_sentence_embeddings(tmp_path: Path) -> None:
+    out = run("6_sentence_embeddings.py", *of_text(tmp_path, encoder=True), "--sentences", "80")
+    cosine = float(re.findall(r"other: mean cosine (\S+) over 80 sentences", out)[0])
+    before, after = (int(n.replace(",", "")) for n in re.findall(r"parameters (\S+) -> (\S+),", out)[0])
+    assert before == 60 * 8 + 2 * 8 * 32 + 8 and after <= before - 0.25 * 2 * 8 * 32
+    assert 0.5 < cosine < 1
+
+
+def test_language_model(tmp_path: Path) -> None:
+    words = ["--sequences", "40", "--length", "16", "--save", str(tmp_path / "out.onnx")]
+    out = run("7_language_model.py", *of_text(tmp_path, encoder=False), *words)
+    dense, pruned, times = map(float, re.findall(r"other: perplexity (\S+) -> (\S+), (\S+) times, 16", out)[0])
+    assert dense > 1 and times == pytest.approx(pruned / dense, abs=0.01) and (tmp_path / "out.onnx").is_file()

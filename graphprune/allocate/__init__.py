@@ -121,4 +121,5 @@ __all__ = [
     "allowed_sizes",
     "detect_alignment",
     "planned",
+    "select",
 ]

@@ -27,7 +27,8 @@ class Knowledge:
     """Samples, who contracts what, and statistics of it; `batch` is how many samples go into one run.
 
     `importance` says by node how much an error there counts (`sensitivities`), 1 where it says nothing; `turns` by how
-    much the block turns that the node ends. Mutable only in what it remembers of what was computed from it.
+    much the block turns that the node ends; `effort` is how much may be run to learn more. Mutable only in what it
+    remembers of what was computed from it.
     """
 
     samples: Samples
@@ -37,6 +38,7 @@ class Knowledge:
     seed: int
     importance: Mapping[str, float] = field(default_factory=dict)
     turns: Mapping[str, float] = field(default_factory=dict)
+    effort: str = "medium"
     _made: dict[Hashable, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -87,7 +89,8 @@ def threads_of(analysis: Analysis) -> int:
 def batch_of(analysis: Analysis, found: Consumers, samples: Samples) -> int:
     """Return how many samples to run at once: the model's own number, else what fits into 200 MB of activations.
 
-    At least ten batches are made of the samples, so that some can be held back.
+    At least ten batches are made of the samples, so that some can be held back. Activations are what consumers read
+    and what the model puts out, at the samples' sizes.
     """
     axes = samples.axes if samples.axes is not None else {n: 0 for n, s in input_symbols(analysis.model).items() if s}
     symbols = input_symbols(analysis.model)
@@ -95,8 +98,20 @@ def batch_of(analysis: Analysis, found: Consumers, samples: Samples) -> int:
     fixed = [n for n in sizes if isinstance(n, int)]
     if fixed or not sizes:
         return max(fixed, default=1)
-    shapes, inputs = analysis.coupling.graph.worlds.natural.shapes, analysis.coupling.graph.worlds.natural_inputs
-    rows = max((inputs[n][k] for n, k in axes.items() if k < len(inputs.get(n, ()))), default=1)
-    used = sum(4 * prod(shapes.get(c.data, ())) for c in found.found) / max(rows, 1)
+    shapes = analysis.coupling.graph.worlds.natural.shapes
+    kept = {c.data for c in found.found} | {v.name for v in analysis.model.graph.outputs}
+    used = sum(4 * prod(shapes.get(name, ())) for name in kept if name) * sample_scale(analysis, samples)
     most = max(1, min(_MOST, int(_BYTES / max(used, 1))))
     return max(1, min(most, (samples.count or most * _BATCHES) // _BATCHES))
+
+
+def sample_scale(analysis: Analysis, samples: Samples) -> float:
+    """Return how many times as much one sample is as the inputs that the model was looked at with: 32 for 512 tokens
+    where that were 16.
+
+    1 where there are no samples.
+    """
+    natural = analysis.coupling.graph.worlds.natural_inputs
+    feed = next(iter(samples.batches(1)), {})
+    found = [a.size / max(prod(natural[n]), 1) for n, a in feed.items() if natural.get(n) and a.size]
+    return max(found, default=1.0)

@@ -25,6 +25,7 @@ Progress = Callable[[str], None]
 Sums: TypeAlias = npt.NDArray[np.float64]
 _POSITIONS = 64
 _ROWS_PER_COLUMN = 4
+_TOKENS_PER_COLUMN = 16  # of a matrix product: rows without patches cost less than the run that gives them
 _BLOCK = 4096
 HELD = 5  # every fifth batch is held back, the last of them where there are fewer
 LIMIT = 2_000_000_000
@@ -93,13 +94,19 @@ class Sampler:
         return np.sort(rng.choice(number, self.most, replace=False))
 
 
-def positions_wanted(columns: int, samples: int) -> int:
+def positions_wanted(columns: int, samples: int, per_column: int = _ROWS_PER_COLUMN) -> int:
     """Return at how many places of each sample rows are taken: 64, more where columns would outnumber rows.
 
     >>> positions_wanted(576, 512), positions_wanted(4608, 64)
     (64, 288)
     """
-    return max(_POSITIONS, ceil(_ROWS_PER_COLUMN * columns / max(samples, 1)))
+    return max(_POSITIONS, ceil(per_column * columns / max(samples, 1)))
+
+
+def sampler_of(consumer: Consumer, samples: Samples, seed: int, batch: int) -> Sampler:
+    """Return at which places of a batch a consumer's rows are taken; matrix products get more of them."""
+    per_column = _TOKENS_PER_COLUMN if consumer.design.key[0] == "rows" else _ROWS_PER_COLUMN
+    return Sampler(seed, batch, positions_wanted(consumer.width, samples.count or 256, per_column))
 
 
 def held_back(samples: Samples, batch: int) -> Callable[[int], bool]:
@@ -173,7 +180,7 @@ def gather(
                 x = values[source.name]
                 if not np.isfinite(x).all():
                     raise UsageError(f"calibration: value {source.name!r} is not finite in batch {number}")
-                sampler = Sampler(seed, number, positions_wanted(c.width, samples.count or 256))
+                sampler = sampler_of(c, samples, seed, number)
                 rows = c.design.rows(source.real(x), sampler)
                 there = real_rows(x, real, c.design.key, sampler)
                 rows = rows if there is None else rows[:, there]

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from graphprune.calibrate.knowledge import Knowledge
 from graphprune.calibrate.padding import real_rows, real_tokens
 from graphprune.calibrate.samples import Feed
-from graphprune.calibrate.statistics import Sampler, Watched, held_back, positions_wanted
+from graphprune.calibrate.statistics import Watched, held_back, sampler_of
 from graphprune.calibrate.waiting import Rows, Waiting, enough_for
 from graphprune.reconstruct.layers import Layer
 
@@ -95,7 +95,7 @@ class SideBySide:
         for number, feed in enumerate(samples.batches(self.known.batch)):
             were, now = before(feed)[layer.consumer.output], after(self.arrange(feed))
             are = now[layer.consumer.data]
-            sampler = Sampler(self.known.seed, number, positions_wanted(layer.consumer.width, samples.count or 256))
+            sampler = sampler_of(layer.consumer, samples, self.known.seed, number)
             x = layer.design.rows(np.asarray(are, np.float32), sampler)
             y = answers(np.asarray(were, np.float32), sampler)
             given = answers_now(np.asarray(now[floor[0]], np.float32), sampler) if floor else None
