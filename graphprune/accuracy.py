@@ -16,7 +16,6 @@ from graphprune.calibrate.choice import parse_calibration
 from graphprune.calibrate.knowledge import Knowledge, learn, threads_of
 from graphprune.calibrate.remembered import remembered
 from graphprune.calibrate.samples import Samples
-from graphprune.calibrate.sensitivity import sensitivities
 from graphprune.calibrate.synthetic import synthetic
 from graphprune.calibrate.turns import turns
 from graphprune.errors import GraphPruneError, SessionError, UsageError
@@ -31,12 +30,12 @@ from graphprune.score import DATA_CRITERIA, Scores, score
 from graphprune.trials import Trial, trials, worth
 
 _WORK = 1e11  # multiply-accumulates of one pass over made-up samples
-_CHOICE_WORK = 1e12  # multiply-accumulates that may go into choosing them
+_CHOICE_WORK = 5e11  # multiply-accumulates that may go into choosing them
 _FEWEST = 32
 _MOST_MADE = 2048  # made-up inputs cost nobody anything, and more of them are better
 _MOST_GIVEN = 512
 _MOST_BYTES = 1e15
-_TRIAL_WORK = {"low": 0.0, "medium": 4e12, "high": 8e13}
+_TRIAL_WORK = {"low": 0.0, "medium": 1e12, "high": 2e13}
 
 
 def prepare(
@@ -118,14 +117,7 @@ def calibrate(analysis: Analysis, asked: Calibrating, progress: Progress) -> tup
     if not known.stats.fit:
         why = _reasons(known)
         return None, f"not calibrated: no layer of this model can be fitted anew{why}; scores are of weights"
-    known = replace(known, effort=asked.effort)
-    if asked.effort == "high":
-        weighed = sensitivities(
-            analysis.model, known.consumers.found, known.samples, batch=known.batch, seed=known.seed,
-            threads=threads_of(analysis), progress=progress,
-        )
-        known = replace(known, importance=weighed)
-    return known, ""
+    return replace(known, effort=asked.effort), ""
 
 
 def _reasons(known: Knowledge) -> str:
@@ -145,7 +137,7 @@ def deciding(
     coupling = analysis.coupling
     fallback = score(coupling, "l2").by_group
     found = curves(coupling, coupling.groups, known.consumers, known.stats, fallback, align=align,
-                   importance=known.importance, progress=progress)
+                   progress=progress)
     tried: dict[tuple[str, ...], list[Trial]] = {}
 
     def decide(budget: Budget) -> PruningPlan:

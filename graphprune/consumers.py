@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -168,7 +167,7 @@ def _consumer(op: Op, coupling: Coupling, makers: Mapping[str, Op]) -> Consumer 
     if not any(d in coupling.dims for d in leaves(axis)):
         return None
     weight = _weight(op, design, coupling, makers)
-    reason = weight if isinstance(weight, str) else _unfit(op, design, coupling)
+    reason = weight if isinstance(weight, str) else unfit(op, design, coupling)
     source = _source(op, design, makers)
     if reason or isinstance(weight, str) or source is None:
         return reason or "the scale of what it reads is made at run time"
@@ -244,35 +243,6 @@ def _source(op: Op, design: Design, makers: Mapping[str, Op]) -> Source | None:
     return Source(data.name, float(scale.ravel()[0]), float(zero.ravel()[0]) if zero is not None else 0.0)
 
 
-def followers(coupling: Coupling, found: Consumers) -> tuple[Consumer, ...]:
-    """Return the other nodes that multiply data with a weight of their own: they contract no group.
-
-    Their inputs change where something before them is pruned, so they can make up for it: depthwise convolutions, and
-    layers behind one that is narrower inside.
-    """
-    known = {c.node for c in found.found} | {op.name for c in found.found for op, _ in c.others} | set(found.left_out)
-    readers = Counter(o.name for op in coupling.graph.ops for o in op.inputs if o is not None)
-    out = []
-    for op in coupling.graph.ops:
-        rule = DESIGNS.get(op.domain, op.type, op.version)
-        if rule is None or op.name in known or any(o is not None and not o.rank_known for o in op.inputs):
-            continue
-        weight = next((i for i, o in enumerate(op.inputs) if o is not None and o.name in coupling.graph.sources), None)
-        design = rule(op.attributes, [o.shape if o is not None else () for o in op.inputs], weight or 0)
-        if weight is None or design is None or design.answers is None or design.integers is not None:
-            continue
-        operand = op.x(design.weight)
-        held = coupling.graph.weights.get(operand.name)
-        if held is None or held.filled or held.quantised or readers[operand.name] > 1 or _unfit(op, design, coupling):
-            continue
-        axis = coupling.expand(operand.axes[design.axis])
-        groups, width, _ = design.matrix(np.broadcast_to(np.float32(0), operand.shape)).shape
-        if axis.size and width % axis.size == 0:
-            source = Source(op.x(design.data).name)
-            out.append(Consumer(op.name, op, design, operand.name, axis, width // axis.size, groups, source))
-    return tuple(out)
-
-
 def _even(design: Design, shape: Sequence[int], columns: int) -> bool:
     """Return whether all blocks have all slots of the contracted axis, in order."""
     numbers = np.arange(shape[design.axis], dtype=np.int64)
@@ -281,7 +251,7 @@ def _even(design: Design, shape: Sequence[int], columns: int) -> bool:
     return bool((matrix == (np.arange(matrix.shape[1]) // columns)[:, None]).all())
 
 
-def _unfit(op: Op, design: Design, coupling: Coupling) -> str:
+def unfit(op: Op, design: Design, coupling: Coupling) -> str:
     """Return why a node cannot be fitted anew, nothing if it can."""
     graph = coupling.graph
     if op.x(design.data).name in graph.sources:

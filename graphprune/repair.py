@@ -18,10 +18,11 @@ from graphprune.reconstruct.unseen import mend_by_weights
 from graphprune.repaired import Look, Repaired, layers_record, repair_record
 from graphprune.rewrite import Chosen, arranged
 
-_CORRECTIONS = {"low": (1, 4), "medium": (4, 32), "high": (10**6, 10**6)}  # fewest and most, by effort
-_CORRECTION_WORK = 4e12  # multiply-accumulates that they may cost: a minute or two on two cores
+_CORRECTIONS = {"low": (1, 4), "medium": (3, 32), "high": (10**6, 10**6)}  # fewest and most, by effort
+_CORRECTION_WORK = 1e12  # multiply-accumulates that they may cost: half a minute on two cores
+_SHARE = 0.75  # of a run of both models over all samples, what a correction in the middle of a graph costs
+_TOO_FEW = 0.2  # affordable ones, below which none is made
 _ROUNDS = 2
-_PLENTY = 100  # corrections that could be had, where layers are fitted more than once
 _LOOKS = 4  # parts of the corrections after which outputs are compared
 _BATCHES = 16  # that one comparison runs
 _LOOK_WORK = 2e11  # multiply-accumulates that comparisons in between may cost, unless effort is high: seconds
@@ -103,22 +104,23 @@ def _best(known: Knowledge) -> Repair:
     return "matched" if known.samples.source == "in-distribution" else "sequential"
 
 
-def _affordable(analysis: Analysis, known: Knowledge) -> int:
+def _affordable(analysis: Analysis, known: Knowledge) -> float:
     macs = analysis.dense.macs * sample_scale(analysis, known.samples) * known.stats.samples
-    return int(_CORRECTION_WORK / max(macs, 1.0))
+    return _CORRECTION_WORK / max(_SHARE * macs, 1.0)
 
 
 def _corrections(analysis: Analysis, known: Knowledge, effort: str) -> int:
     """Return how many layers to correct: both models run over all samples for each of them.
 
-    None where not even one is affordable (a language model on long texts), but with high effort.
+    None where one alone would cost five times what they may (a language model on long texts), but with high effort.
     """
     affordable = _affordable(analysis, known)
     fewest, most = _CORRECTIONS[effort]
-    return max(fewest, min(most, affordable)) if affordable or effort == "high" else 0
+    return max(fewest, min(most, int(affordable))) if affordable > _TOO_FEW or effort == "high" else 0
 
 
 def _rounds(analysis: Analysis, known: Knowledge, effort: str) -> int:
     """Return how often to fit each layer again to what passes the rectifier behind it."""
-    plenty = _affordable(analysis, known) >= _PLENTY
+    layers = min(len(known.consumers.found), _CORRECTIONS[effort][1])
+    plenty = _affordable(analysis, known) >= (1 + _ROUNDS) * layers
     return _ROUNDS if effort == "high" or (effort == "medium" and plenty) else 0

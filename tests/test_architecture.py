@@ -48,7 +48,6 @@ OPS_MAY_IMPORT = ("axes", "ops", "errors")
 # Operators that may be named outside the tables, file by file, with the reason.
 NAMED_ON_PURPOSE = {
     "graphprune/axes/__init__.py": {"Sum"},  # the algebra's own Sum, which is no operator
-    "graphprune/calibrate/sensitivity.py": {"Add"},  # noise at a layer's output
     "graphprune/model.py": {"Constant"},  # older files hold every constant that is not an input as a node
     "graphprune/rewrite/apply.py": {"Mul", "Where"},  # the masked oracle multiplies by zeros and ones
     "graphprune/rewrite/patch.py": {"Where", "Div", "Mul"},  # nodes that correct sizes computed at run time

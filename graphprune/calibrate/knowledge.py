@@ -26,9 +26,8 @@ _BATCHES = 10
 class Knowledge:
     """Samples, who contracts what, and statistics of it; `batch` is how many samples go into one run.
 
-    `importance` says by node how much an error there counts (`sensitivities`), 1 where it says nothing; `turns` by how
-    much the block turns that the node ends; `effort` is how much may be run to learn more. Mutable only in what it
-    remembers of what was computed from it.
+    `turns` says by how much the block turns that a node ends; `effort` is how much may be run to learn more. Mutable
+    only in what it remembers of what was computed from it.
     """
 
     samples: Samples
@@ -36,7 +35,6 @@ class Knowledge:
     stats: Stats
     batch: int
     seed: int
-    importance: Mapping[str, float] = field(default_factory=dict)
     turns: Mapping[str, float] = field(default_factory=dict)
     effort: str = "medium"
     _made: dict[Hashable, Any] = field(default_factory=dict, init=False, compare=False, repr=False)

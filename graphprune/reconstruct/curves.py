@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from types import MappingProxyType
 
 import numpy as np
 
@@ -28,14 +27,13 @@ def curves(
     *,
     align: int = 1,
     damping: float = DAMPING,
-    importance: Mapping[str, float] = MappingProxyType({}),
     progress: Progress = lambda text: None,
 ) -> dict[str, Curve]:
     """Return the greedy curve of every group (`obs.curve`).
 
     Groups that no consumer with statistics contracts (widths of queries and keys, say) are ordered by `fallback`, one
     score for each index, and their error is the share of the squared scores that goes: as if what is contracted were
-    white, and nothing made up for it. `importance` weighs the errors of nodes (1 where it has none).
+    white, and nothing made up for it.
     """
     weights = coupling.graph.weights
     matrices = {c.node: np.asarray(c.design.matrix(weights[c.weight].read()), np.float64)
@@ -53,7 +51,7 @@ def curves(
         known: dict[tuple[object, ...], list[Indices]] = {}
         for c in members:
             own = known.setdefault((c.key, c.axis), c.columns_of(group.dim))
-            found = problems(c, moments[c.key], matrices[c.node], importance.get(c.node, 1.0))
+            found = problems(c, moments[c.key], matrices[c.node])
             quadratics += found
             blocks += [own] * len(found)
         if all(c.frozen for c in members):
@@ -72,14 +70,14 @@ def _moments(gram: Gram) -> Moments:
     return [(gram.second[g] / rows, gram.first[g] / rows, gram.rows) for g in range(len(gram.second))]
 
 
-def problems(consumer: Consumer, moments: Moments, matrix: np.ndarray, importance: float = 1.0) -> list[Quadratic]:
+def problems(consumer: Consumer, moments: Moments, matrix: np.ndarray) -> list[Quadratic]:
     """Return the layer problem of each block of a consumer; errors are fractions of the energy of all of them."""
     biased = consumer.biased
     energies = []
     for (second, mean, _), weight in zip(moments, matrix, strict=True):
         centred = second - np.outer(mean, mean) if biased else second
         energies.append(float(np.einsum("co,co->", weight, centred @ weight)))
-    energy = max(sum(energies), 1e-30) / importance
+    energy = max(sum(energies), 1e-30)
     return [
         Quadratic(second, mean, rows, weight, energy, biased)
         for (second, mean, rows), weight in zip(moments, matrix, strict=True)

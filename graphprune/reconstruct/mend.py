@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from graphprune.calibrate.knowledge import Knowledge
 from graphprune.calibrate.statistics import Gram
-from graphprune.consumers import followers
+from graphprune.followers import followers
 from graphprune.groups import Coupling
 from graphprune.model import all_nodes
 from graphprune.reconstruct.correct import Corrector, Refits, originals, written

@@ -11,8 +11,8 @@ from oracles import Net
 
 from graphprune.analysis import Analysis
 from graphprune.calibrate.statistics import Watched
-from graphprune.consumers import followers
 from graphprune.execute import evaluate
+from graphprune.followers import followers
 from graphprune.reconstruct.mend import mend
 from graphprune.reconstruct.paired import SideBySide
 from graphprune.reconstruct.unseen import mend_by_weights, produced_by
