@@ -36,9 +36,6 @@ def curves(
     white, and nothing made up for it.
     """
     weights = coupling.graph.weights
-    matrices = {c.node: np.asarray(c.design.matrix(weights[c.weight].read()), np.float64)
-                for c in consumers.found if c.key in stats.fit}
-    moments = {c.key: _moments(stats.fit[c.key]) for c in consumers.found if c.key in stats.fit}
     out: dict[str, Curve] = {}
     for k, group in enumerate(groups):
         progress(f"error curves: group {k + 1} of {len(groups)}")
@@ -49,9 +46,11 @@ def curves(
         quadratics: list[Quadratic] = []
         blocks: list[list[Indices]] = []
         known: dict[tuple[object, ...], list[Indices]] = {}
+        moments = {c.key: _moments(stats.fit[c.key]) for c in members}  # of one group at a time: they are large
         for c in members:
             own = known.setdefault((c.key, c.axis), c.columns_of(group.dim))
-            found = problems(c, moments[c.key], matrices[c.node])
+            matrix = np.asarray(c.design.matrix(weights[c.weight].read()), np.float64)
+            found = problems(c, moments[c.key], matrix)
             quadratics += found
             blocks += [own] * len(found)
         if all(c.frozen for c in members):
