@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, TypeVar
 
 from graphprune.analysis import Analysis
 from graphprune.calibrate.samples import Samples
-from graphprune.calibrate.statistics import LIMIT, Stats, gather
+from graphprune.calibrate.statistics import LIMIT, Stats, gather, sums_bytes
 from graphprune.consumers import Consumers, consumers
 from graphprune.errors import SessionError
 from graphprune.reconstruct.shifts import with_places
@@ -56,7 +56,7 @@ def learn(
 
     Raises UsageError where samples do not fit the model or give numbers that are not finite.
     """
-    found = with_places(consumers(analysis.coupling), analysis.model)
+    found = _affordable(with_places(consumers(analysis.coupling), analysis.model), limit)
     batch = batch_of(analysis, found, samples)
     threads = threads_of(analysis)
 
@@ -74,6 +74,17 @@ def learn(
         batch = 1  # a file may leave its batch open and yet take one sample only
         stats = run(batch)
     return Knowledge(samples, found, stats, batch, seed)
+
+
+def _affordable(found: Consumers, limit: int) -> Consumers:
+    """Return consumers without those whose sums alone do not fit into memory: they are left out, with the reason."""
+    large = {
+        c.node: f"its statistics would take {sums_bytes(c) / 1e9:.1f} GB (--memory)"
+        for c in found.found if sums_bytes(c) > limit
+    }
+    return replace(
+        found, found=tuple(c for c in found.found if c.node not in large), left_out={**found.left_out, **large}
+    )
 
 
 def threads_of(analysis: Analysis) -> int:

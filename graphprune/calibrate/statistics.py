@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -64,19 +69,34 @@ class Gram:
             self._sum_up(self._waiting.add(block))
         self.rows += rows.shape[1]
 
+    def park(self, path: Path) -> None:
+        """Keep `second` in a file from now on, to be read only; nothing can be added any more."""
+        np.save(path, self.second)
+        self._second = np.load(path, mmap_mode="r")
+
     def _sum_up(self, blocks: tuple[Rows, ...]) -> None:
         for block in blocks:
             self._second += np.matmul(block.transpose(0, 2, 1), block)
 
 
+class Parked:
+    """A temporary folder for sums, made when it is asked for, and removed when nobody refers to this any more."""
+
+    @cached_property
+    def folder(self) -> Path:
+        path = Path(tempfile.mkdtemp(prefix="graphprune-"))
+        weakref.finalize(self, shutil.rmtree, path, ignore_errors=True)
+        return path
+
+
 @dataclass(frozen=True)
 class Stats:
-    """Gram matrices of rows by consumer key, of the part to fit and of the part held back."""
+    """Sums over rows by consumer key, of the part to fit and of the part held back; `parked` holds their files."""
 
     fit: Mapping[Key, Gram]
     held: Mapping[Key, Gram]
     samples: int
-    notes: tuple[str, ...] = field(default=())
+    parked: Parked | None = None
 
 
 @dataclass(frozen=True)
@@ -160,9 +180,11 @@ def gather(
     """Run a model on samples and sum up rows for every consumer's key.
 
     Memory for sums stays below `limit` bytes: where they are more, the samples are run several times, for some
-    consumers each. Raises UsageError where there are no samples or numbers that are not finite.
+    consumers each, and sums that are done are kept in files that go when nobody needs them. Raises UsageError where
+    there are no samples or numbers that are not finite.
     """
     by_key = {c.key: c for c in consumers}
+    parked = Parked()
     fit: dict[Key, Gram] = {}
     held: dict[Key, Gram] = {}
     seen = 0
@@ -186,9 +208,13 @@ def gather(
                 rows = rows if there is None else rows[:, there]
                 into.setdefault(c.key, Gram.empty(rows.shape[0], rows.shape[2])).add(rows)
             seen += rows_of(feed, samples.axes)
+        if len(passes) > 1:
+            for name, sums in (("fit", fit), ("held", held)):
+                for j, c in enumerate(c for c in part if c.key in sums):
+                    sums[c.key].park(parked.folder / f"{k}_{j}_{name}.npy")
     if by_key and not seen:
         raise UsageError("calibration: there are no samples")
-    return Stats(fit, held, seen)
+    return Stats(fit, held, seen, parked)
 
 
 def _passes(consumers: list[Consumer], limit: int) -> Iterator[list[Consumer]]:
@@ -196,7 +222,7 @@ def _passes(consumers: list[Consumer], limit: int) -> Iterator[list[Consumer]]:
     part: list[Consumer] = []
     used = 0
     for c in consumers:
-        need = 2 * 8 * c.groups * c.width**2
+        need = sums_bytes(c)
         if part and used + need > limit:
             yield part
             part, used = [], 0
@@ -204,3 +230,8 @@ def _passes(consumers: list[Consumer], limit: int) -> Iterator[list[Consumer]]:
         used += need
     if part:
         yield part
+
+
+def sums_bytes(consumer: Consumer) -> int:
+    """Return how much the sums of a consumer take, those to fit with and those held back."""
+    return 2 * 8 * consumer.groups * consumer.width**2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -108,7 +109,7 @@ def test_one_batch_is_held_back_even_of_few(count: int | None, batch: int, wante
 def test_many_passes_under_little_memory_give_the_same() -> None:
     _, whole = known(layered.deep())
     runs: list[str] = []
-    _, cut = known(layered.deep(), limit=1, progress=runs.append)
+    _, cut = known(layered.deep(), limit=16 * 24**2, progress=runs.append)
     assert len({r.split(":")[0] for r in runs}) == len(whole.stats.fit) > 5
     assert whole.stats.samples == cut.stats.samples == 40
     for part in ("fit", "held"):
@@ -117,6 +118,18 @@ def test_many_passes_under_little_memory_give_the_same() -> None:
         for key in before:
             np.testing.assert_allclose(before[key].second, after[key].second, rtol=1e-5, atol=1e-5)
             assert before[key].rows == after[key].rows
+    assert cut.stats.parked is not None
+    folder = cut.stats.parked.folder
+    assert len(list(folder.iterdir())) == 2 * len(whole.stats.fit)
+    del after, cut
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_layers_whose_sums_alone_are_too_large_are_left_out() -> None:
+    _, cut = known(layered.deep(), limit=16 * 24**2 - 1)
+    assert not cut.consumers.found and not cut.stats.fit
+    assert set(cut.consumers.left_out.values()) == {"its statistics would take 0.0 GB (--memory)"}
 
 
 def test_passes_stay_below_the_limit() -> None:
