@@ -16,7 +16,7 @@ def output(name: str, relative: float = 0.1, kl: float | None = None) -> dict[st
 
 def printed(stages: list[tuple[str, list[dict[str, Any]]]], verbose: bool = False) -> list[list[str]]:
     record = {
-        "remark": "", "calibration": {"used": 9, "source": "noise", "assumed": []},
+        "remark": "", "calibration": {"used": 9, "source": "noise", "assumed": [], "left_out": {}},
         "repair": {"mode": "sequential", "layers": [], "notes": []},
         "divergence": {"stages": [{"stage": s, "outputs": o} for s, o in stages], "held_back": True, "damaged": False},
     }
