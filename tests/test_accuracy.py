@@ -13,6 +13,8 @@ from oracles import Net
 from small import array_of, cli, cnn, external, put, record, refused
 
 import graphprune
+from graphprune.calibrate.statistics import sums_bytes
+from graphprune.consumers import consumers
 from graphprune.errors import GraphPruneError, UsageError
 from graphprune.execute import evaluate, relative_error
 
@@ -219,11 +221,14 @@ def test_memory_and_samples() -> None:
     assert pruned(calibration=images(), samples=11).report["calibration"]["used"] == 11
     assert pruned(samples=9).report["calibration"]["used"] == 9
     passes = []
-    for memory in (1e-9, 2.0, float("inf")):
+    largest = max(sums_bytes(c) for c in consumers(graphprune.analyse(cnn()).coupling).found)
+    for memory in (largest / 1e9, 2.0, float("inf")):
         said: list[str] = []
         pruned(calibration=images(), memory=memory, progress=said.append)
         passes.append(len({s.split(":")[0] for s in said if s.startswith("statistics")}))
     assert passes == [2, 1, 1]
+    none = pruned(calibration=images(), memory=1e-9).report
+    assert none["calibration"] is None and "GB (--memory)" in none["remark"]
 
 
 def test_plans_replay_and_repair_again(tmp_path: Path) -> None:
