@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphprune.calibrate.answers import softmax
 from graphprune.calibrate.knowledge import Knowledge
 from graphprune.calibrate.padding import Real, real_tokens
 from graphprune.calibrate.samples import Feed
@@ -163,8 +164,8 @@ class _Sums:
 
     def _add_rows(self, dense: Array, pruned: Array) -> None:
         self.agree += int((dense.argmax(1) == pruned.argmax(1)).sum())
-        likely = _softmax(dense)
-        self.as_logits += _kl(likely, _softmax(pruned))
+        likely = softmax(dense)
+        self.as_logits += _kl(likely, softmax(pruned))
         self.entropy -= float((likely * np.log(likely + _TINY)).sum())
         self.positive &= bool((dense >= -_SLACK).all())
         self.whole &= all(np.allclose(z.sum(axis=1), 1, atol=1e-2) for z in (dense, pruned))
@@ -191,8 +192,3 @@ class _Sums:
 
 def _kl(p: Array, q: Array) -> float:
     return float((p * (np.log(p + _TINY) - np.log(q + _TINY))).sum())
-
-
-def _softmax(rows: Array) -> Array:
-    raised = np.exp(rows - rows.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True))

@@ -63,8 +63,17 @@ def as_shares(answers: npt.NDArray[np.floating]) -> Shares:
     x = np.nan_to_num(np.asarray(answers, np.float64), posinf=1e9, neginf=-1e9)
     if (x >= 0).all() and (np.abs(x.sum(1) - 1) < _SUM).all():
         return x
-    x = np.exp(x - x.max(axis=1, keepdims=True))
-    return np.asarray(x / x.sum(axis=1, keepdims=True))
+    return softmax(x)
+
+
+def softmax(rows: npt.NDArray[np.floating]) -> Shares:
+    """Return the softmax of each row [n, classes].
+
+    >>> softmax(np.array([[1e4, 1e4]])).tolist()
+    [[0.5, 0.5]]
+    """
+    raised = np.exp(rows - rows.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
 
 def information(shares: Shares) -> float:

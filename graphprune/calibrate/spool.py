@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-import weakref
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import numpy as np
 
+from graphprune.calibrate.folder import Folder
 from graphprune.calibrate.samples import Feed, Samples, Source, of_items, rows_of, taken
 from graphprune.calibrate.wanted import Array, Wanted
 from graphprune.errors import UsageError
@@ -22,9 +20,9 @@ class Spool:
 
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
-        self.folder = Path(tempfile.mkdtemp(prefix="graphprune-"))
+        self._folder = Folder()
         self.names: list[tuple[str, ...]] = []
-        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self.folder = self._folder.path
 
     def add(self, feed: Feed) -> None:
         """Write a feed; raises UsageError when the disk is nearly full."""

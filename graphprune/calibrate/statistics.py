@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import ceil
 from pathlib import Path
 from typing import TypeAlias
@@ -16,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphprune.calibrate.folder import Folder
 from graphprune.calibrate.padding import real_rows, real_tokens
 from graphprune.calibrate.samples import Feed, Samples, rows_of
 from graphprune.calibrate.waiting import Rows, Waiting, enough_for
@@ -79,16 +76,6 @@ class Gram:
             self._second += np.matmul(block.transpose(0, 2, 1), block)
 
 
-class Parked:
-    """A temporary folder for sums, made when it is asked for, and removed when nobody refers to this any more."""
-
-    @cached_property
-    def folder(self) -> Path:
-        path = Path(tempfile.mkdtemp(prefix="graphprune-"))
-        weakref.finalize(self, shutil.rmtree, path, ignore_errors=True)
-        return path
-
-
 @dataclass(frozen=True)
 class Stats:
     """Sums over rows by consumer key, of the part to fit and of the part held back; `parked` holds their files."""
@@ -96,7 +83,7 @@ class Stats:
     fit: Mapping[Key, Gram]
     held: Mapping[Key, Gram]
     samples: int
-    parked: Parked | None = None
+    parked: Folder | None = None
 
 
 @dataclass(frozen=True)
@@ -184,7 +171,7 @@ def gather(
     there are no samples or numbers that are not finite.
     """
     by_key = {c.key: c for c in consumers}
-    parked = Parked()
+    parked = Folder()
     fit: dict[Key, Gram] = {}
     held: dict[Key, Gram] = {}
     seen = 0
@@ -211,7 +198,7 @@ def gather(
         if len(passes) > 1:
             for name, sums in (("fit", fit), ("held", held)):
                 for j, c in enumerate(c for c in part if c.key in sums):
-                    sums[c.key].park(parked.folder / f"{k}_{j}_{name}.npy")
+                    sums[c.key].park(parked.path / f"{k}_{j}_{name}.npy")
     if by_key and not seen:
         raise UsageError("calibration: there are no samples")
     return Stats(fit, held, seen, parked)

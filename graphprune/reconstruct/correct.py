@@ -20,7 +20,7 @@ from graphprune.calibrate.contents import rule_of
 from graphprune.groups import Coupling
 from graphprune.model import all_nodes, constant_of
 from graphprune.ops import FLOORS
-from graphprune.reconstruct.layers import Layer, Matrix, bias_of, write
+from graphprune.reconstruct.layers import Layer, Matrix, bias_of, plain_attributes, write
 from graphprune.reconstruct.paired import Pair, Pairs, SideBySide
 from graphprune.reconstruct.ridge import Moments, Refit, confirmed
 
@@ -123,8 +123,7 @@ def floor_of(model: ir.Model, node: ir.Node) -> float | None:
     reader = uses[0][0]
     rule = rule_of(FLOORS, model, reader)
     second = constant_of(reader.inputs[1]) if len(reader.inputs) > 1 else None
-    attributes = {k: a.value for k, a in reader.attributes.items()}
-    return rule(attributes, None if second is None else second.numpy()) if rule is not None else None
+    return rule(plain_attributes(reader), None if second is None else second.numpy()) if rule is not None else None
 
 
 def _matched(refit: Refit, moments: Moments, pair: Pair) -> Refit:

@@ -89,6 +89,12 @@ def layer(consumer: Consumer, coupling: Coupling, chosen: Chosen, attributes: Ma
     return Layer(consumer, design, shape, parts, dense.shape[1] > left.shape[1])
 
 
+def plain_attributes(node: ir.Node) -> dict[str, object]:
+    """Return a node's attributes as plain values."""
+    values = {k: a.value for k, a in node.attributes.items()}
+    return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
+
+
 def bias_of(node: ir.Node, layer: Layer) -> Matrix | None:
     """Return what a node of a pruned model adds to its outputs [blocks x outputs]; zeros where it adds nothing.
 

@@ -20,7 +20,7 @@ from graphprune.followers import followers
 from graphprune.groups import Coupling
 from graphprune.model import all_nodes
 from graphprune.reconstruct.correct import Corrector, Refits, originals, written
-from graphprune.reconstruct.layers import Layer, Matrix, Part, bias_of, layer
+from graphprune.reconstruct.layers import Layer, Matrix, Part, bias_of, layer, plain_attributes
 from graphprune.reconstruct.obs import Quadratic
 from graphprune.reconstruct.paired import SideBySide
 from graphprune.reconstruct.ridge import Moments, Refit, confirmed
@@ -144,12 +144,6 @@ def _layers(
     moved = _moved(pruned, found) if len(found) <= corrections else set()
     idle = {c.node for c in others}
     return [x for x in found if x.node not in idle or x.consumer.data in moved]
-
-
-def plain_attributes(node: ir.Node) -> dict[str, object]:
-    """Return a node's attributes as plain values."""
-    values = {k: a.value for k, a in node.attributes.items()}
-    return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
 
 
 def _moved(pruned: ir.Model, layers: Sequence[Layer]) -> set[str]:

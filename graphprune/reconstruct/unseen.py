@@ -17,9 +17,9 @@ from graphprune.consumers import Consumer, consumers
 from graphprune.groups import ChannelGroup, Coupling
 from graphprune.model import all_nodes
 from graphprune.reconstruct.folding import combinations
-from graphprune.reconstruct.layers import layer, write
+from graphprune.reconstruct.layers import layer, plain_attributes, write
 from graphprune.reconstruct.linear import Matrix
-from graphprune.reconstruct.mend import Mended, plain_attributes
+from graphprune.reconstruct.mend import Mended
 from graphprune.rewrite import Chosen
 from graphprune.score.fpgm import owned
 

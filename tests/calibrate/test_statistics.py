@@ -119,7 +119,7 @@ def test_many_passes_under_little_memory_give_the_same() -> None:
             np.testing.assert_allclose(before[key].second, after[key].second, rtol=1e-5, atol=1e-5)
             assert before[key].rows == after[key].rows
     assert cut.stats.parked is not None
-    folder = cut.stats.parked.folder
+    folder = cut.stats.parked.path
     assert len(list(folder.iterdir())) == 2 * len(whole.stats.fit)
     del after, cut
     gc.collect()
