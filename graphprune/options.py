@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy.typing as npt
 
 from graphprune.errors import UsageError
+from graphprune.kinds import KINDS
 from graphprune.runtime import Runtime
 from graphprune.sizes import Shapes
 
@@ -161,8 +162,8 @@ def parse_targets(texts: Iterable[str]) -> dict[str, float]:
             fraction = float(number)
         except ValueError:
             raise UsageError(f"target {text!r} is not of the form macs=0.5") from None
-        if kind not in ("macs", "params", "bytes"):
-            raise UsageError(f"target {text!r}: {kind!r} is not one of macs, params, bytes")
+        if kind not in KINDS:
+            raise UsageError(f"target {text!r}: {kind!r} is not one of {', '.join(KINDS)}")
         if not 0 < fraction <= 1:
             raise UsageError(f"target {text!r}: {number} is not a fraction to keep, in (0, 1]")
         out[kind] = fraction

@@ -148,7 +148,7 @@ class PruningPlan:
         return {dim: len(kept) for dim, kept in self.chosen(coupling).items()}
 
 
-def header(totals: Mapping[str, int]) -> dict[str, Any]:
+def header(totals: Mapping[str, float]) -> dict[str, Any]:
     """Return the `model` field of a new plan: graphprune's version, an empty name, and the dense totals."""
     try:
         version = metadata.version("graphprune")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from itertools import product as every
 
@@ -13,15 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from graphprune.allocate import Budget, allowed_sizes
+from graphprune.allocate import Budget, allocate, allowed_sizes
 from graphprune.allocate.error import kept_counts
 from graphprune.allocate.exchange import exchanged
 from graphprune.allocate.knapsack import Levels, Prices, Task, best, filled, greedy, programmed
-from graphprune.costs import CostModel
+from graphprune.axes import Dim
+from graphprune.costs import CostModel, Part
 from graphprune.errors import NothingPrunable, TargetError, UsageError
 from graphprune.groups import Coupling, couple
 from graphprune.model import load
 from graphprune.normalize import normalize
+from graphprune.score import score
 from graphprune.sizes import choose
 from graphprune.trace import trace
 
@@ -91,7 +94,7 @@ def test_terms_change_as_the_whole_costs_do(coupling: Coupling) -> None:
     for _ in range(20):
         sizes = {g.dim: int(rng.integers(1, g.size + 1)) for g in coupling.groups}
         for kind in ("macs", "params", "bytes"):
-            change = sum(t.price(sizes)[kind] - d[kind] for t, d in zip(costs.terms, dense, strict=True))
+            change = sum(t.price(sizes).get(kind, 0) - d.get(kind, 0) for t, d in zip(costs.terms, dense, strict=True))
             assert change == pytest.approx(costs(sizes).of(kind) - costs({}).of(kind), abs=0.5)
     dims = {g.dim for g in coupling.groups}
     assert all(t.dims and set(t.dims) <= dims for t in costs.terms)
@@ -321,3 +324,38 @@ def test_costs_that_are_products_are_near_to_the_best(seed: int) -> None:
     better = exchanged(problem, found)
     assert problem.fits(better) and expected <= problem.error(better) + 1e-9 <= problem.error(found) + 2e-9
     assert problem.error(better) <= 1.3 * expected + 1e-9
+
+
+# ---- further kinds of cost
+
+
+@dataclass(frozen=True)
+class Squares:
+    """A made-up kind: the square of each group's size, and the largest of two halves of the groups as another."""
+
+    columns: tuple[str, ...] = ("latency", "memory@left", "memory@right")
+
+    def parts(self, costs: CostModel) -> list[Part]:
+        def price(dim: Dim, side: str) -> Callable[[Mapping[Dim, int]], dict[str, float]]:
+            return lambda sizes: {"latency": 0.5 * sizes.get(dim, dim.size) ** 2, side: float(sizes.get(dim, dim.size))}
+
+        groups = costs.coupling.groups
+        return [Part(g.name, (g.dim,), price(g.dim, self.columns[1 + k % 2])) for k, g in enumerate(groups)]
+
+
+def test_further_kinds_are_counted_and_targeted(coupling: Coupling, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("graphprune.allocate.budget", "graphprune.kinds"):
+        monkeypatch.setattr(f"{module}.KINDS", ("macs", "params", "bytes", "latency", "memory"))
+    costs = CostModel(coupling, (Squares(),))
+    dense, by = costs({}), {g.name: g.size for g in coupling.groups}
+    assert dense.of("latency") == 0.5 * sum(n**2 for n in by.values())
+    assert dense.of("memory") == max(sum(list(by.values())[k::2]) for k in (0, 1))
+    assert isinstance(dense.to_json()["macs"], int) and dense.to_json()["latency"] == dense.of("latency")
+    counts = kept_counts(coupling, bends(coupling), costs, Budget(targets={"latency": 0.5, "memory": 0.8}))
+    after = costs({g.dim: counts[g.name] for g in coupling.groups})
+    assert after.of("latency") <= 0.5 * dense.of("latency") * (1 + 1e-8)
+    assert after.of("memory") <= 0.8 * dense.of("memory")
+    plan = allocate(coupling, score(coupling), costs, Budget(targets={"latency": 0.4}))
+    assert 0.35 < plan.meta["costs"]["latency"] / plan.model["latency"] <= 0.4
+    with pytest.raises(UsageError, match="a target of 'latency' needs a cost model that counts it"):
+        kept_counts(coupling, bends(coupling), CostModel(coupling), Budget(targets={"latency": 0.5}))

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from graphprune.allocate.align import alignment_of, allowed_sizes, detect_alignment
-from graphprune.allocate.budget import KINDS, Budget, select, unreachable
+from graphprune.allocate.budget import Budget, limits_of, select, unreachable
 from graphprune.allocate.ladder import ALLOCATIONS, Ladder, Levels, Rule, ladders
 from graphprune.allocate.search import fit
 from graphprune.costs import CostModel, Costs
 from graphprune.errors import NothingPrunable, UsageError
 from graphprune.groups import Coupling
+from graphprune.kinds import KINDS
 from graphprune.plan import PruningPlan, header
 from graphprune.score import Scores
 
@@ -61,7 +61,7 @@ def _at(rungs: Sequence[Ladder], levels: Levels, costs: CostModel) -> Costs:
 
 def _fitted(rungs: Sequence[Ladder], rule: Rule, costs: CostModel, dense: Costs, budget: Budget) -> Levels:
     """Return the levels that meet a budget's targets."""
-    limits = {kind: kept * dense.of(kind) for kind, kept in budget.targets.items() if dense.of(kind)}
+    limits = limits_of(budget, costs, dense)
 
     def load(levels: Levels) -> float:
         found = _at(rungs, levels, costs)
@@ -82,8 +82,8 @@ def _plan(rungs: Sequence[Ladder], levels: Levels, costs: tuple[Costs, Costs], m
         if i < x.top:
             keep[x.group.name] = tuple(int(k) for k in np.sort(x.ranking()[: x.counts[i]]))
             sizes[x.group.name] = x.group.size
-    dense, pruned = ({kind: int(n) for kind, n in asdict(c).items()} for c in costs)
-    return PruningPlan(header(dense), keep, sizes, {**meta, "costs": pruned})
+    dense, pruned = costs
+    return PruningPlan(header(dense.to_json()), keep, sizes, {**meta, "costs": pruned.to_json()})
 
 
 def planned(
@@ -95,10 +95,9 @@ def planned(
     """
     groups = {g.name: g for g in coupling.groups}
     after = costs({groups[name].dim: len(kept) for name, kept in keep.items()})
-    dense, pruned = ({kind: int(n) for kind, n in asdict(c).items()} for c in (costs({}), after))
     ordered = {g.name: tuple(sorted(int(i) for i in keep[g.name])) for g in coupling.groups if g.name in keep}
     sizes = {name: groups[name].size for name in ordered}
-    return PruningPlan(header(dense), ordered, sizes, {**meta, "costs": pruned})
+    return PruningPlan(header(costs({}).to_json()), ordered, sizes, {**meta, "costs": after.to_json()})
 
 
 def _meta(scores: Scores, budget: Budget) -> dict[str, Any]:

@@ -10,11 +10,10 @@ from math import ceil
 from typing import Any
 
 from graphprune.axes import leaves
+from graphprune.costs import CostModel, Costs
 from graphprune.errors import TargetError, UsageError
 from graphprune.groups import ChannelGroup, Coupling
-
-KINDS = ("macs", "params", "bytes")
-"""What a target can be of."""
+from graphprune.kinds import KINDS
 
 
 @dataclass(frozen=True)
@@ -22,10 +21,9 @@ class Budget:
     """How much to remove, and where.
 
     `sparsity` is the fraction of indices to remove, in [0, 1); `targets` instead are fractions of a cost to keep,
-    in (0, 1], by kind (`macs`, `params`, `bytes`): all of them are met. `align` is the step that kept counts
-    are multiples of (1: any count), `floor` the fraction of every group that always stays. `include` and `exclude`
-    are patterns of names; `sparsities` gives the groups that a pattern matches a sparsity of their own, the last
-    match counts.
+    in (0, 1], by kind (one of `KINDS`): all of them are met. `align` is the step that kept counts are multiples of
+    (1: any count), `floor` the fraction of every group that always stays. `include` and `exclude` are patterns of
+    names; `sparsities` gives the groups that a pattern matches a sparsity of their own, the last match counts.
 
     >>> Budget(targets={"macs": 0.5}, allocation="global", align=16, exclude=("fc.*",)).floor
     0.1
@@ -73,6 +71,17 @@ class Budget:
             "exclude": list(self.exclude),
             "sparsities": dict(self.sparsities),
         }
+
+
+def limits_of(budget: Budget, costs: CostModel, dense: Costs) -> dict[str, float]:
+    """Return what each kind that has a target may cost; kinds that the dense model has nothing of are left out.
+
+    Raises UsageError for a kind that the cost model does not count.
+    """
+    for kind in budget.targets:
+        if not costs.columns_of(kind):
+            raise UsageError(f"a target of {kind!r} needs a cost model that counts it, and this one does not")
+    return {kind: kept * dense.of(kind) for kind, kept in budget.targets.items() if dense.of(kind)}
 
 
 def unreachable(budget: Budget, kind: str, reachable: float, groups: int) -> TargetError:

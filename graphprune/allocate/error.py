@@ -8,13 +8,14 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphprune.allocate.budget import KINDS, Budget, select, unreachable
+from graphprune.allocate.budget import Budget, limits_of, select, unreachable
 from graphprune.allocate.exchange import exchanged
 from graphprune.allocate.knapsack import Levels, Prices, Task, best
 from graphprune.allocate.ladder import Ladder, ladders
 from graphprune.costs import CostModel, Term
 from graphprune.errors import NothingPrunable, UsageError
 from graphprune.groups import Coupling
+from graphprune.kinds import COUNTED, kind_of
 
 Vector: TypeAlias = npt.NDArray[np.float64]
 
@@ -22,6 +23,7 @@ Curves: TypeAlias = Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]
 """By the names of groups: widths, and the error at each of them; in between it is interpolated."""
 
 _ROUNDING = 0.5
+_EXACT = 1e-9
 _WORST = 1e12
 
 
@@ -64,14 +66,23 @@ def _task(rungs: Sequence[Ladder], curves: Curves, costs: CostModel, budget: Bud
     if not budget.targets:
         return Task(errors, choices, *_by_indices(rungs, choices, budget.sparsity or 0.0))
     dense = costs({})
-    kinds = [k for k in KINDS if k in budget.targets and dense.of(k)]
-    if not kinds:
+    allowed = limits_of(budget, costs, dense)
+    columns = [c for kind in allowed for c in costs.columns_of(kind)]
+    if not columns:
         return Task(errors, choices, *_by_indices(rungs, choices, 0.0))
-    limits = np.array([budget.targets[k] * dense.of(k) - _ROUNDING * (k == "bytes") for k in kinds])
-    terms = _terms(rungs, costs.terms, kinds)
+    limits = np.array([_limit(kind, allowed[kind]) for c in columns for kind in [kind_of(c)]])
+    terms = _terms(rungs, costs.terms, columns)
     top = np.sum([price(tuple(rungs[g].top for g in members)) for members, price in terms], axis=0)
-    constant = np.array([dense.of(k) for k in kinds], np.float64) - top
-    return Task(errors, choices, Prices(constant, terms, len(rungs)), limits)
+    constant = np.array([dense.by_column[c] for c in columns], np.float64) - top
+    whole = all(kind in COUNTED for kind in allowed)
+    return Task(errors, choices, Prices(constant, terms, len(rungs)), limits, whole)
+
+
+def _limit(kind: str, allowed: float) -> float:
+    """Return a limit that sums can be held against: bytes are rounded at the end, real numbers as they are added."""
+    if kind in COUNTED:
+        return allowed - _ROUNDING * (kind == "bytes")
+    return allowed * (1 + _EXACT)
 
 
 def _errors(ladder: Ladder, curves: Curves) -> Vector:
@@ -112,7 +123,7 @@ def _by_indices(
 
 
 def _terms(
-    rungs: Sequence[Ladder], terms: Sequence[Term], kinds: Sequence[str]
+    rungs: Sequence[Ladder], terms: Sequence[Term], columns: Sequence[str]
 ) -> list[tuple[tuple[int, ...], Callable[[Levels], Vector]]]:
     """Return the terms of the costs as functions of levels; those that no group here moves are left out."""
     index = {x.group.dim: g for g, x in enumerate(rungs)}
@@ -121,7 +132,7 @@ def _terms(
         def price(levels: Levels) -> Vector:
             sizes = {rungs[g].group.dim: rungs[g].counts[i] for g, i in zip(members, levels, strict=True)}
             found = term.price(sizes)
-            return np.array([found[k] for k in kinds])
+            return np.array([found.get(c, 0.0) for c in columns])
 
         return price
 

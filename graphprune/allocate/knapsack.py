@@ -29,7 +29,7 @@ _TINY = 1e-9
 
 
 class Prices:
-    """Costs of levels, by kind: a constant and a sum of terms, each of which depends on some groups.
+    """Costs of levels, by column: a constant and a sum of terms, each of which depends on some groups.
 
     A term is the groups that it depends on, and a function from their levels to a cost of each kind. Mutable only in
     what it remembers.
@@ -70,9 +70,9 @@ class Prices:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What is asked for: `errors[g][level]`, falling with the level; `limits` of the costs, one for each kind.
+    """What is asked for: `errors[g][level]`, falling with the level; `limits` of the costs, one for each column.
 
-    Costs are whole numbers, so they are compared with their limits as they are.
+    Costs are compared with their limits as they are. `whole`: they are whole numbers.
 
     `open[g]` are the levels that the group may take, ascending.
     """
@@ -81,6 +81,7 @@ class Task:
     open: tuple[tuple[int, ...], ...]
     prices: Prices
     limits: Vector
+    whole: bool = True
 
     def error(self, levels: Sequence[int]) -> float:
         return float(sum(e[i] for e, i in zip(self.errors, levels, strict=True)))
@@ -236,7 +237,7 @@ def programmed(task: Task, around: Levels, weights: Vector, room: float = 1.0) -
     free = room * float(weights.sum()) - base - sum(least)
     if free < -_TINY:
         return None
-    whole = len(per) == 1 and task.limits[0] <= BUCKETS
+    whole = task.whole and len(per) == 1 and task.limits[0] <= BUCKETS
     unit = float(per[0]) if whole else max(free, 1e-12) / BUCKETS
     capacity = int(free / unit + 1e-6)
     lowest = np.zeros(capacity + 1)
