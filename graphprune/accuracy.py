@@ -39,9 +39,13 @@ _TRIAL_WORK = {"low": 0.0, "medium": 1e12, "high": 2e13}
 
 
 def prepare(
-    analysis: Analysis, choosing: Choosing, checking: Checking, asked: Calibrating, progress: Progress
+    analysis: Analysis, choosing: Choosing, checking: Checking, asked: Calibrating, progress: Progress,
+    learned: Callable[[], tuple[Knowledge | None, str]] | None = None,
 ) -> tuple[Knowledge | None, Repairing | None]:
-    """Calibrate if anything asks for it; return what is known, and what repairs a pruned model with that."""
+    """Calibrate if anything asks for it; return what is known, and what repairs a pruned model with that.
+
+    `learned`, if given, returns what `calibrate` did for the same model, inputs and options at another time.
+    """
     _agree(checking, asked)
     parse_calibration(None if _off(asked) else asked.calibration, asked.preset, asked.tokenizer, asked.length)
     said = asked.calibration is not None or asked.repair != "none"
@@ -50,7 +54,7 @@ def prepare(
     wanted = said or choosing.criterion in ("auto", "obs", *DATA_CRITERIA)
     if not (checking.run and wanted) or _off(asked) or not analysis.coupling.groups:
         return None, None
-    known, remark = calibrate(analysis, asked, progress)
+    known, remark = learned() if learned is not None else calibrate(analysis, asked, progress)
     if known is None and asked.repair in ("auto", "weights"):
         return None, repairing_by_weights(remark)
     if known is not None and choosing.criterion == "cfsp":
@@ -145,10 +149,10 @@ def deciding(
         if budget.allocation != "error" or not work:
             return _planned(analysis, found, budget)
         groups = select(coupling, budget).groups
-        names = tuple(g.name for g in groups)
+        macs = analysis.costs.macs_by_group() if "macs" in budget.targets else {}
+        ordered = sorted(groups, key=lambda g: -macs.get(g.name, g.parameters))
+        names = tuple(g.name for g in ordered)  # the order counts where not all can be tried
         if names not in tried:
-            macs = analysis.costs.macs_by_group() if "macs" in budget.targets else {}
-            ordered = sorted(groups, key=lambda g: -macs.get(g.name, g.parameters))
             tried[names] = trials(analysis, known, found, ordered, work, progress)
         return _planned(analysis, found, budget, tried[names])
 

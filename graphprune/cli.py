@@ -11,6 +11,7 @@ import typer
 
 from graphprune.errors import GraphPruneError, UsageError, ValidationError
 from graphprune.several import bench, compare, pins
+from graphprune.sweeping import sweep
 from graphprune.terminal import (
     AggregateOpt,
     AlignOpt,
@@ -247,7 +248,7 @@ def _runnable(analysis: Analysis, run: bool) -> Analysis:
     return analysis
 
 
-for _command in (compare, bench, pins):
+for _command in (compare, bench, pins, sweep):
     app.command()(_command)
 
 

@@ -7,6 +7,7 @@
     ├── SessionError          onnxruntime refuses to load or to run the model        exit 2
     ├── TargetError           the asked-for target cannot be reached                 exit 2
     ├── PlanError             a plan does not fit the model                          exit 2
+    ├── WorkerError           other processes cannot be reached, or are lost         exit 2
     ├── NothingPrunable       no channel group is left to prune                      exit 3
     └── ValidationError       the pruned model failed its checks                     exit 1
 
@@ -47,6 +48,10 @@ class TargetError(GraphPruneError):
 
 class PlanError(GraphPruneError):
     """A plan names groups that the model does not have, or of another size."""
+
+
+class WorkerError(GraphPruneError):
+    """Workers or their scheduler do not answer, or died of the work they were given."""
 
 
 class NothingPrunable(GraphPruneError):

@@ -262,12 +262,17 @@ def prune(
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be done: by what a plan is made, or the plan; how the result is checked and repaired."""
+    """What is to be done: by what a plan is made, or the plan; how the result is checked and repaired.
+
+    `learned`: see `prepare`; `onset`: where outputs are damaged, look for the most that could go without.
+    """
 
     choosing: Choosing
     checking: Checking
     calibrating: Calibrating
     plan: PruningPlan | None = None
+    learned: Callable[[], tuple[Knowledge | None, str]] | None = None
+    onset: bool = True
 
 
 def carry_out(analysis: Analysis, order: Order, output: Path | None = None, progress: Progress = silent) -> Result:
@@ -275,11 +280,11 @@ def carry_out(analysis: Analysis, order: Order, output: Path | None = None, prog
     checking, choosing, asked = order.checking, order.choosing, order.calibrating
     metric = find_metric(checking.evaluate)
     evaluator = Evaluator.of(analysis, metric, progress) if metric is not None else None
-    known, repairing = prepare(analysis, choosing, checking, asked, progress)
+    known, repairing = prepare(analysis, choosing, checking, asked, progress, order.learned)
     plan = order.plan
     if plan is None:
         plan = make_plan(analysis, choosing, progress, known)
-        if repairing is not None and known is not None and asked.effort != "low":
+        if repairing is not None and known is not None and asked.effort != "low" and order.onset:
             budget = _budget(choosing, known)
             decide = partial(decider, analysis, choosing, known, progress)
             repairing = telling_onset(repairing, known, budget, decide)

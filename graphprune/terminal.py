@@ -62,6 +62,12 @@ EvaluateOpt = Annotated[
     str | None,
     typer.Option("--evaluate", help="Your own metric, module:function: takes a model's path, returns numbers."),
 ]
+JobsOpt = Annotated[
+    int, typer.Option("--jobs", min=0, help="Processes that share the work; 1: none beside this one; 0: one per core.")
+]
+SchedulerOpt = Annotated[
+    str | None, typer.Option("--scheduler", help="Share the work over a running Dask cluster: tcp://HOST:PORT.")
+]
 AggregateOpt = Annotated[str, typer.Option("--aggregate", help="Over a group's weights: sum, mean, max or prod.")]
 NormaliseOpt = Annotated[
     str, typer.Option("--normalise", help="Within a group: none, sum, mean, max, gaussian or lamp.")

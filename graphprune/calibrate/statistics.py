@@ -66,6 +66,17 @@ class Gram:
             self._sum_up(self._waiting.add(block))
         self.rows += rows.shape[1]
 
+    def settle(self) -> None:
+        """Sum up what waits to be more: what follows is then added to sums that do not depend on how it is cut."""
+        self._sum_up(self._waiting.rest())
+
+    def merge(self, other: Gram) -> None:
+        """Add the sums of other rows."""
+        self._second += other.second
+        for own, more in ((self.first, other.first), (self.absolute, other.absolute), (self.zeros, other.zeros)):
+            own += more
+        self.rows += other.rows
+
     def park(self, path: Path) -> None:
         """Keep `second` in a file from now on, to be read only; nothing can be added any more."""
         np.save(path, self.second)
