@@ -112,7 +112,8 @@ def calibrate(analysis: Analysis, asked: Calibrating, progress: Progress) -> tup
     try:
         samples = remembered(samples_for(analysis, asked))
         known = learn(
-            analysis, samples, limit=int(min(asked.memory * 1e9, _MOST_BYTES)), seed=asked.seed, progress=progress
+            analysis, samples, limit=int(min(asked.memory * 1e9, _MOST_BYTES)), seed=asked.seed, pool=asked.pool,
+            progress=progress,
         )
     except GraphPruneError as error:
         if asked.given:

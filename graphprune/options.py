@@ -11,6 +11,7 @@ import numpy.typing as npt
 from graphprune.errors import UsageError
 from graphprune.kinds import KINDS
 from graphprune.runtime import Runtime
+from graphprune.scale import Pool
 from graphprune.sizes import Shapes
 
 Repair: TypeAlias = Literal["auto", "none", "weights", "bias", "symmetric", "sequential", "matched"]
@@ -96,7 +97,7 @@ class Calibrating:
     `calibration` is a path, a dict of arrays, a CalibrationDataReader or an iterable; None or "none": inputs are made
     up; "noise", "ood:PATH"; "off": nothing is run. At most `samples` are used (512 of data; 2,048 made-up ones, as far
     as the model's size allows); sums of statistics take at most `memory` GB. `repair` is one of `Repair`; `effort`
-    low, medium or high.
+    low, medium or high. The workers of `pool` share the samples, and the trials of single groups.
     """
 
     calibration: Any = None
@@ -108,6 +109,7 @@ class Calibrating:
     repair: Repair = "auto"
     effort: Literal["low", "medium", "high"] = "medium"
     seed: int = 0
+    pool: Pool = field(default_factory=Pool)
 
     def __post_init__(self) -> None:
         for name, value, known in (("repair", self.repair, REPAIRS), ("effort", self.effort, EFFORTS)):

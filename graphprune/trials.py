@@ -12,7 +12,7 @@ pruning in deep neural networks (ICCV 2023); layer errors that mislead in langua
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -23,14 +23,12 @@ from graphprune.allocate import allowed_sizes
 from graphprune.analysis import Analysis
 from graphprune.calibrate.knowledge import Knowledge, sample_scale, threads_of
 from graphprune.calibrate.samples import Feed
-from graphprune.consumers import Consumers
 from graphprune.execute import session
 from graphprune.groups import ChannelGroup
-from graphprune.quality import Comparison, held_feeds
-from graphprune.reconstruct.mend import mend
+from graphprune.quality import held_feeds
 from graphprune.reconstruct.obs import Curve
-from graphprune.rewrite import arranged, rearranged
 from graphprune.runtime import Runtime, run
+from graphprune.scale.candidates import losses
 
 Vector = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
@@ -69,12 +67,12 @@ def trials(
     affordable = int(work / (macs + _OPENING * analysis.dense.parameters + 1))
     wanted = list(islice(_wanted(analysis, groups), max(affordable, 1)))
     done = []
+    lost = losses(analysis, known, ({g.dim: found[g.name].kept(width)} for g, width in wanted), runs)
     for k, (group, width) in enumerate(wanted):
         progress(f"trial {k + 1} of {len(wanted)}: {group.name}")
-        curve = found[group.name]
-        loss = _loss(analysis, known, (group, curve.kept(width)), runs)
+        loss = next(lost)
         if loss is not None:
-            done.append(Trial(group.name, width, curve.error(width), loss))
+            done.append(Trial(group.name, width, found[group.name].error(width), loss))
     return done
 
 
@@ -104,27 +102,6 @@ def _wanted(analysis: Analysis, groups: Sequence[ChannelGroup]) -> Iterator[tupl
             if width is not None and (group.name, width) not in seen:
                 seen.add((group.name, width))
                 yield group, width
-
-
-def _loss(
-    analysis: Analysis, known: Knowledge, choice: tuple[ChannelGroup, npt.NDArray[np.int64]],
-    runs: Sequence[tuple[Feed, Mapping[str, Any]]],
-) -> float | None:
-    """Return what the outputs lose when a group keeps some indices, all else is whole, and its readers are refitted.
-
-    None where no output can be compared.
-    """
-    group, kept = choice
-    coupling, chosen = analysis.coupling, {group.dim: kept}
-    readers = Consumers(tuple(known.consumers.by_dim.get(group.dim, ())), {})
-    pruned = rearranged(analysis.model, coupling, chosen)
-    mend(analysis.model, pruned, coupling, chosen, replace(known, consumers=readers), mode="symmetric")
-    opened = session(pruned, Runtime(threads=threads_of(analysis)))
-    compared = Comparison()
-    for feed, dense in runs:
-        compared.add(arranged(dense, coupling, chosen), run(opened, arranged(feed, coupling, chosen)), feed)
-    losses = [d.loss for d in compared.divergences()]
-    return float(np.nan_to_num(sum(losses), nan=np.inf)) if losses else None
 
 
 def worth(found: Mapping[str, Curve], tried: Sequence[Trial]) -> dict[str, tuple[npt.NDArray[np.int64], Vector]]:

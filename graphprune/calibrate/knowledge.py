@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 
 from graphprune.analysis import Analysis
 from graphprune.calibrate.samples import Samples
+from graphprune.calibrate.shards import Asked, can_share, gather_over
 from graphprune.calibrate.statistics import LIMIT, Stats, gather, sums_bytes
 from graphprune.consumers import Consumers, consumers
 from graphprune.errors import SessionError
 from graphprune.reconstruct.shifts import with_places
+from graphprune.scale import Pool
 from graphprune.sizes import input_symbols
 
 Progress = Callable[[str], None]
@@ -26,8 +28,8 @@ _BATCHES = 10
 class Knowledge:
     """Samples, who contracts what, and statistics of it; `batch` is how many samples go into one run.
 
-    `turns` says by how much the block turns that a node ends; `effort` is how much may be run to learn more. Mutable
-    only in what it remembers of what was computed from it.
+    `turns` says by how much the block turns that a node ends; `effort` is how much may be run to learn more, `pool`
+    where. Mutable only in what it remembers of what was computed from it.
     """
 
     samples: Samples
@@ -37,6 +39,7 @@ class Knowledge:
     seed: int
     turns: Mapping[str, float] = field(default_factory=dict)
     effort: str = "medium"
+    pool: Pool = field(default_factory=Pool)
     _made: dict[Hashable, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -47,12 +50,15 @@ class Knowledge:
 
 
 def learn(
-    analysis: Analysis, samples: Samples, *, limit: int = LIMIT, seed: int = 0, progress: Progress = lambda text: None
+    analysis: Analysis, samples: Samples, *, limit: int = LIMIT, seed: int = 0, pool: Pool | None = None,
+    progress: Progress = lambda text: None,
 ) -> Knowledge:
     """Run a model on samples once, or a few times where its statistics do not fit into `limit` bytes at once.
 
     >>> learn(analysis, samples).stats.samples  # doctest: +SKIP
     512
+
+    The workers of a `pool` share the samples.
 
     Raises UsageError where samples do not fit the model or give numbers that are not finite.
     """
@@ -60,7 +66,12 @@ def learn(
     batch = batch_of(analysis, found, samples)
     threads = threads_of(analysis)
 
+    pool = pool or Pool()
+
     def run(batch: int) -> Stats:
+        if not pool.alone and can_share(analysis.model):
+            how = Asked(batch, seed, limit, analysis.looking.threads or 1)
+            return gather_over(pool, analysis.model, found.found, samples, how, progress)
         return gather(
             analysis.model, found.found, samples, batch=batch, seed=seed, limit=limit, threads=threads,
             progress=progress,
@@ -73,7 +84,7 @@ def learn(
             raise
         batch = 1  # a file may leave its batch open and yet take one sample only
         stats = run(batch)
-    return Knowledge(samples, found, stats, batch, seed)
+    return Knowledge(samples, found, stats, batch, seed, pool=pool)
 
 
 def _affordable(found: Consumers, limit: int) -> Consumers:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from graphprune.calibrate.folder import Folder
 from graphprune.calibrate.padding import real_rows, real_tokens
 from graphprune.calibrate.samples import Feed, Samples, rows_of
 from graphprune.calibrate.waiting import Rows, Waiting, enough_for
-from graphprune.consumers import Consumer
+from graphprune.consumers import Consumer, Source
 from graphprune.errors import UsageError
 from graphprune.execute import session
 from graphprune.model import all_values
@@ -29,6 +29,8 @@ _POSITIONS = 64
 _ROWS_PER_COLUMN = 4
 _TOKENS_PER_COLUMN = 16  # of a matrix product: rows without patches cost less than the run that gives them
 _BLOCK = 4096
+_CHUNKS = 8  # of the batches of one pass, after which sums are settled
+_CHUNK = 16  # batches of one, where only reading tells how many there are
 HELD = 5  # every fifth batch is held back, the last of them where there are fewer
 LIMIT = 2_000_000_000
 
@@ -72,6 +74,7 @@ class Gram:
 
     def merge(self, other: Gram) -> None:
         """Add the sums of other rows."""
+        self.settle()
         self._second += other.second
         for own, more in ((self.first, other.first), (self.absolute, other.absolute), (self.zeros, other.zeros)):
             own += more
@@ -133,8 +136,71 @@ def held_back(samples: Samples, batch: int) -> Callable[[int], bool]:
     >>> [n for n in range(6) if held_back(Samples(lambda: iter(()), 6, "noise"), 2)(n)]
     [2, 5]
     """
-    every = HELD if samples.count is None else min(HELD, ceil(samples.count / batch))
+    every = held_every(samples, batch)
     return lambda number: every > 1 and number % every == every - 1
+
+
+def held_every(samples: Samples, batch: int) -> int:
+    """Return every which batch is held back, 1 where none is."""
+    return HELD if samples.count is None else min(HELD, ceil(samples.count / batch))
+
+
+def chunk_of(samples: Samples, batch: int) -> int:
+    """Return after how many batches sums are settled: whoever adds up whole chunks gets the same sums.
+
+    >>> chunk_of(Samples(lambda: iter(()), 512, "noise"), 16)
+    4
+    """
+    return _CHUNK if samples.count is None else max(1, ceil(ceil(samples.count / batch) / _CHUNKS))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How rows are made of what a consumer reads: all that another process has to know of it.
+
+    `rows` and `kind` are the design's, `most` is that of the sampler.
+    """
+
+    key: Key
+    sources: tuple[Source, ...]
+    rows: Callable[[npt.NDArray[Any], Callable[[int], npt.NDArray[Any]]], npt.NDArray[Any]]
+    kind: Key
+    most: int
+
+
+def reading_of(consumer: Consumer, samples: Samples) -> Reading:
+    """Return how a consumer's rows are made."""
+    most = sampler_of(consumer, samples, 0, 0).most
+    return Reading(consumer.key, consumer.sources, consumer.design.rows, consumer.design.key, most)
+
+
+def add_batch(into: dict[Key, Gram], readings: Sequence[Reading], watched: Watched, feed: Feed, at: Place) -> None:
+    """Run a model on one batch and add the rows of every reading; raises UsageError where they are not finite."""
+    values = watched(feed)
+    real = real_tokens(feed)
+    for r, source in [(one, s) for one in readings for s in one.sources]:
+        x = values[source.name]
+        if not np.isfinite(x).all():
+            raise UsageError(f"calibration: value {source.name!r} is not finite in batch {at.batch}")
+        sampler = Sampler(at.seed, at.batch, r.most)
+        rows = r.rows(source.real(x), sampler)
+        there = real_rows(x, real, r.kind, sampler)
+        rows = rows if there is None else rows[:, there]
+        into.setdefault(r.key, Gram.empty(rows.shape[0], rows.shape[2])).add(rows)
+
+
+class Place(NamedTuple):
+    """Which batch it is, and the seed that decides with it at which places rows are taken."""
+
+    seed: int
+    batch: int
+
+
+def settle(*sums: Mapping[Key, Gram]) -> None:
+    """End a chunk."""
+    for part in sums:
+        for gram in part.values():
+            gram.settle()
 
 
 class Watched:
@@ -187,35 +253,33 @@ def gather(
     held: dict[Key, Gram] = {}
     seen = 0
     is_held = held_back(samples, batch)
-    passes = list(_passes(list(by_key.values()), limit))
+    chunk = chunk_of(samples, batch)
+    passes = list(passes_of(list(by_key.values()), limit))
     for k, part in enumerate(passes):
-        watched = Watched(model, [s.name for c in part for s in c.sources], threads)
+        readings = [reading_of(c, samples) for c in part]
+        watched = Watched(model, [s.name for r in readings for s in r.sources], threads)
         seen = 0
         for number, feed in enumerate(samples.batches(batch)):
             progress(f"statistics, pass {k + 1} of {len(passes)}: {seen} samples")
-            values = watched(feed)
-            real = real_tokens(feed)
-            into = held if is_held(number) else fit
-            for c, source in [(one, s) for one in part for s in one.sources]:
-                x = values[source.name]
-                if not np.isfinite(x).all():
-                    raise UsageError(f"calibration: value {source.name!r} is not finite in batch {number}")
-                sampler = sampler_of(c, samples, seed, number)
-                rows = c.design.rows(source.real(x), sampler)
-                there = real_rows(x, real, c.design.key, sampler)
-                rows = rows if there is None else rows[:, there]
-                into.setdefault(c.key, Gram.empty(rows.shape[0], rows.shape[2])).add(rows)
+            add_batch(held if is_held(number) else fit, readings, watched, feed, Place(seed, number))
+            if (number + 1) % chunk == 0:
+                settle(fit, held)
             seen += rows_of(feed, samples.axes)
         if len(passes) > 1:
-            for name, sums in (("fit", fit), ("held", held)):
-                for j, c in enumerate(c for c in part if c.key in sums):
-                    sums[c.key].park(parked.path / f"{k}_{j}_{name}.npy")
+            park(part, fit, held, parked.path / str(k))
     if by_key and not seen:
         raise UsageError("calibration: there are no samples")
     return Stats(fit, held, seen, parked)
 
 
-def _passes(consumers: list[Consumer], limit: int) -> Iterator[list[Consumer]]:
+def park(consumers: Sequence[Consumer], fit: dict[Key, Gram], held: dict[Key, Gram], path: Path) -> None:
+    """Put the sums of some consumers, which are done, into files whose names begin with a path."""
+    for name, sums in (("fit", fit), ("held", held)):
+        for j, c in enumerate(c for c in consumers if c.key in sums):
+            sums[c.key].park(path.with_name(f"{path.name}_{j}_{name}.npy"))
+
+
+def passes_of(consumers: list[Consumer], limit: int) -> Iterator[list[Consumer]]:
     """Split consumers into lists whose sums fit into memory, two sums each."""
     part: list[Consumer] = []
     used = 0

@@ -17,11 +17,15 @@ _ANSWER = 5.0  # seconds that a scheduler has to answer
 _WORKERS = 15.0  # seconds until there is a worker
 _PATIENCE = 60.0  # seconds without any worker, while work waits
 _AHEAD = 2  # items for each thread of the cluster that are handed out
+_SILENT = "no Dask scheduler answers at {}: check the address (tcp://HOST:PORT), or start one: dask scheduler"
 
 
 def capacity(address: str) -> int:
     """Return how many items a cluster works on at once; raises WorkerError where it does not answer."""
-    return sum(max(int(w["nthreads"]), 1) for w in _workers(_client(address)).values())
+    try:
+        return max(sum(int(w["nthreads"]) for w in _workers(_client(address)).values()), 1)
+    except OSError as error:
+        raise WorkerError(_SILENT.format(address)) from error
 
 
 def run_on_cluster(
@@ -31,9 +35,9 @@ def run_on_cluster(
     from distributed import CancelledError, KilledWorker
     from distributed.comm.core import CommClosedError
 
+    room = _AHEAD * capacity(address)
     client = _client(address)
     held = client.scatter(shared, broadcast=True, hash=False) if shared is not None else None
-    room = _AHEAD * capacity(address)
     pairs = iter(enumerate(items))
     running: dict[Any, int] = {}
     try:
@@ -68,7 +72,8 @@ def _finished(client: Any, futures: list[Any]) -> list[Any]:
     since = time.monotonic()
     while True:
         try:
-            return list(wait(futures, timeout=_ANSWER, return_when="FIRST_COMPLETED").done)
+            with client.as_current():
+                return list(wait(futures, timeout=_ANSWER, return_when="FIRST_COMPLETED").done)
         except TimeoutError:
             if _workers(client):
                 since = time.monotonic()
@@ -80,18 +85,26 @@ def _workers(client: Any) -> dict[str, Any]:
     return dict(client.scheduler_info(n_workers=-1)["workers"])
 
 
-@lru_cache(maxsize=1)
 def _client(address: str) -> Any:
-    """Return a client of a cluster that has workers, the same one every time; raises WorkerError."""
+    """Return a client of a cluster, the same one as long as it is connected; raises WorkerError."""
+    client = _connected(address)
+    if client.status != "running":
+        _connected.cache_clear()
+        client.close(timeout=_ANSWER)
+        client = _connected(address)
+    return client
+
+
+@lru_cache(maxsize=1)
+def _connected(address: str) -> Any:
+    """Return a new client of a cluster that has workers."""
     import distributed
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is raised, and told in one line
     try:
         client: Any = cast(Any, distributed.Client)(address, timeout=_ANSWER, set_as_default=False)
     except (OSError, ValueError) as error:
-        raise WorkerError(
-            f"no Dask scheduler answers at {address}: check the address (tcp://HOST:PORT), or start one: dask scheduler"
-        ) from error
+        raise WorkerError(_SILENT.format(address)) from error
     try:
         client.wait_for_workers(1, timeout=_WORKERS)
     except TimeoutError:

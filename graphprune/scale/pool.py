@@ -85,10 +85,18 @@ class Pool:
         else:
             yield from ((number, work(shared, item)) for number, item in enumerate(items))
 
-    def map(self, work: Work, items: Iterable[Any], shared: Any = None) -> list[Any]:
-        """Return the results in the order of the items; raises WorkerError where one is lost for good."""
-        found = dict(self.run(work, items, shared))
-        for result in found.values():
+    def in_order(self, work: Work, items: Iterable[Any], shared: Any = None) -> Iterator[Any]:
+        """Yield results in the order of the items, each as soon as it can be; raises WorkerError for a lost one."""
+        waiting: dict[int, Any] = {}
+        turn = 0
+        for number, result in self.run(work, items, shared):
             if isinstance(result, Lost):
                 raise WorkerError(result.why)
-        return [found[number] for number in range(len(found))]
+            waiting[number] = result
+            while turn in waiting:
+                yield waiting.pop(turn)
+                turn += 1
+
+    def map(self, work: Work, items: Iterable[Any], shared: Any = None) -> list[Any]:
+        """Return the results in the order of the items; raises WorkerError where one is lost for good."""
+        return list(self.in_order(work, items, shared))

@@ -40,6 +40,9 @@ def cluster(folder: Path, workers: int) -> Iterator[Cluster]:
         command = [sys.executable, "-m", f"distributed.cli.{program}", "--scheduler-file", str(where), *arguments]
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
 
+    def ready() -> bool:
+        return where.exists() and (folder / "dask_scheduler.log").read_text().count("Register worker") >= workers
+
     started = [start("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--no-show")]
     try:
         # Without a nanny nobody starts a killed worker again, and what is killed is the worker itself.
@@ -47,7 +50,7 @@ def cluster(folder: Path, workers: int) -> Iterator[Cluster]:
             started.append(start("dask_worker", "--nthreads", "1", "--no-nanny", "--no-dashboard",
                                  "--local-directory", str(folder)))
         until = time.monotonic() + PATIENCE
-        while not where.exists() and time.monotonic() < until:
+        while not ready() and time.monotonic() < until:
             time.sleep(0.05)
         yield Cluster(json.loads(where.read_text())["address"], started[1:])
     finally:
