@@ -26,6 +26,7 @@ from graphprune.terminal import (
     FloorOpt,
     IncludeOpt,
     InputsOpt,
+    JobsOpt,
     JsonOpt,
     LengthOpt,
     MemoryOpt,
@@ -36,6 +37,7 @@ from graphprune.terminal import (
     QuietOpt,
     RepairOpt,
     SamplesOpt,
+    SchedulerOpt,
     SecondsOpt,
     SeedOpt,
     ShapeOpt,
@@ -158,14 +160,17 @@ def plan(
     input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu",
     threads: ThreadsOpt = None, batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None,
     calibration: CalibrationOpt = None, preset: PresetOpt = None, tokenizer: TokenizerOpt = None,
-    length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0,
+    length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0, jobs: JobsOpt = 1,
+    scheduler: SchedulerOpt = None,
 ) -> None:
     """Decide what would be pruned, and write that as a plan, without pruning."""
     talk = Talk(json_, quiet, verbose)
     choosing = choosing_of(
         sparsity, target, speedup, criterion, aggregate, normalise, allocation, align, floor, include, exclude
     )
-    asked = calibrating_of(calibration, preset, tokenizer, length, samples, memory, "none", "medium", seed)
+    asked = calibrating_of(
+        calibration, preset, tokenizer, length, samples, memory, "none", "medium", seed, jobs, scheduler
+    )
     from graphprune.output import guard_plan
     from graphprune.pipeline import Checking, analyse, make_plan, prepare
     from graphprune.report import text
@@ -201,6 +206,7 @@ def prune(
     seconds: SecondsOpt = 2.0, calibration: CalibrationOpt = None, preset: PresetOpt = None,
     tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0,
     repair: RepairOpt = "auto", effort: EffortOpt = "medium", evaluate: EvaluateOpt = None,
+    jobs: JobsOpt = 1, scheduler: SchedulerOpt = None,
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run the result before it is written.")] = True,
     prove: Annotated[bool, typer.Option("--prove/--no-prove", help="Prove the groups by permuting them.")] = True,
     timing: Annotated[bool, typer.Option("--time/--no-time", help="Time both models.")] = True,
@@ -210,7 +216,9 @@ def prune(
     """Prune a model, prove and time the result, and write it."""
     talk = Talk(json_, quiet, verbose)
     target_path = output if output is not None else model.with_name(f"{model.stem}.pruned.onnx")
-    asked = calibrating_of(calibration, preset, tokenizer, length, samples, memory, repair, effort, seed)
+    asked = calibrating_of(
+        calibration, preset, tokenizer, length, samples, memory, repair, effort, seed, jobs, scheduler
+    )
     from graphprune.metric import find_metric
     from graphprune.output import guard
     from graphprune.pipeline import Checking, Choosing, Order, analyse, carry_out

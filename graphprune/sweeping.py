@@ -65,10 +65,8 @@ def sweep(
     from graphprune.allocate.align import detect_alignment
     from graphprune.inputs import parse_input_shapes
     from graphprune.pins import model_files
-    from graphprune.report.sweep import print_sweep
     from graphprune.scale import Pool
-    from graphprune.scale.ranking import as_csv, rows_of
-    from graphprune.scale.sweep import Keeping, combinations, put
+    from graphprune.scale.sweep import Keeping, combinations
     from graphprune.scale.sweep import sweep as sweeping
 
     pool = Pool(jobs, scheduler)
@@ -86,14 +84,24 @@ def sweep(
     }
     tasks, broken = combinations(model_files(models), varied, budgets, fixed)
     with talk.progress() as progress:
+        pool.size()  # a scheduler that does not answer is told before anything is written
         records = sweeping(tasks, Keeping(output, save_models, force, seconds if timing else 0.0), pool, progress)
-    rows = rows_of([*records, *broken])
+    _tell(talk, output, [*records, *broken], csv)
+
+
+def _tell(talk: Talk, folder: Path, records: list[dict[str, Any]], csv: Path | None) -> None:
+    """Print the table of all results, and write it; raises UsageError where nothing was done."""
+    from graphprune.report.sweep import print_sweep
+    from graphprune.scale.ranking import as_csv, rows_of
+    from graphprune.scale.sweep import put
+
+    rows = rows_of(records)
     failed = [row for row in rows if row["error"]]
     reused = sum(row["reused"] for row in rows)
     counts = {"computed": len(rows) - reused - len(failed), "reused": reused, "failed": len(failed)}
     if csv is not None:
         put(csv, as_csv(rows))
-    talk.show({"folder": str(output), "counts": counts, "results": rows}, print_sweep)
+    talk.show({"folder": str(folder), "counts": counts, "results": rows}, print_sweep)
     if failed and len(failed) == len(rows):
         raise UsageError(f"none of {len(rows)} tasks was done; the first: {failed[0]['error']}")
 

@@ -198,13 +198,15 @@ def choosing_of(
 
 def calibrating_of(
     calibration: str | None, preset: str | None, tokenizer: str | None, length: int | None, samples: int | None,
-    memory: float, repair: str, effort: str, seed: int,
+    memory: float, repair: str, effort: str, seed: int, jobs: int = 1, scheduler: str | None = None,
 ) -> Calibrating:
     """Read the options of calibration and repair; raises UsageError."""
     from graphprune.options import Calibrating
+    from graphprune.scale import Pool
 
     return Calibrating(
-        calibration, preset, tokenizer, length, samples, memory, cast(Any, repair), cast(Any, effort), seed
+        calibration, preset, tokenizer, length, samples, memory, cast(Any, repair), cast(Any, effort), seed,
+        Pool(jobs, scheduler),
     )
 
 
