@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from graphprune.allocate import Budget, allocate, allowed_sizes
+from graphprune.allocate.best import best
 from graphprune.allocate.error import kept_counts
 from graphprune.allocate.exchange import exchanged
-from graphprune.allocate.knapsack import Levels, Prices, Task, best, filled, greedy, programmed
+from graphprune.allocate.knapsack import Levels, Prices, Task, filled, greedy, programmed
 from graphprune.axes import Dim
 from graphprune.costs import CostModel, Part
 from graphprune.errors import NothingPrunable, TargetError, UsageError

@@ -8,9 +8,10 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from graphprune.allocate.best import best
 from graphprune.allocate.budget import Budget, limits_of, select, unreachable
 from graphprune.allocate.exchange import exchanged
-from graphprune.allocate.knapsack import Levels, Prices, Task, best
+from graphprune.allocate.knapsack import Levels, Prices, Task
 from graphprune.allocate.ladder import Ladder, ladders
 from graphprune.costs import CostModel, Term
 from graphprune.errors import NothingPrunable, UsageError

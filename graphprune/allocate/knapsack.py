@@ -23,7 +23,6 @@ Vector: TypeAlias = npt.NDArray[np.float64]
 
 BUCKETS = 10_000
 _COARSE = 64
-_ROUNDS = 12
 _REACH = 8
 _TINY = 1e-9
 
@@ -96,45 +95,6 @@ class Task:
             at = np.unique(np.linspace(0, len(levels) - 1, min(len(levels), _COARSE)).round().astype(int))
             out.append(tuple(levels[i] for i in at))
         return tuple(out)
-
-
-def best(task: Task) -> Levels | None:
-    """Return levels within the limits with the least summed error that is found; None where nothing is within them.
-
-    Greedy steps first, then dynamic programming around what they give; the better of all states that fit counts, of
-    equals the earlier.
-    """
-    levels = greedy(task)
-    if levels is None:
-        return None
-    found = filled(task, levels)
-    around, room, seen = found, 1.0, set()
-    weights = _binding(task, found)
-    for _ in range(_ROUNDS):
-        state = programmed(task, around, weights, room)
-        if state is None:
-            break
-        used = task.prices.total(state) / task.limits
-        if task.fits(state):
-            improved = filled(task, state)
-            if task.error(improved) < task.error(found) * (1 - _TINY):
-                found = improved
-        else:
-            room *= min(1.0, 1 / float(weights @ used)) * (1 - 1e-4)
-            weights = weights * np.where(used > 1, 1.5, 1.0)
-            weights /= weights.sum()
-        if state in seen and task.fits(state):
-            break
-        seen.add(state)
-        around = state
-    return found
-
-
-def _binding(task: Task, levels: Levels) -> Vector:
-    """Return by how much each kind of cost counts at first: those near to their limits."""
-    used = task.prices.total(levels) / task.limits
-    near = (used >= 0.95 * used.max()).astype(np.float64)
-    return np.asarray(near / near.sum())
 
 
 def greedy(task: Task) -> Levels | None:
