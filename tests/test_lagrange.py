@@ -59,7 +59,7 @@ def test_the_bound_is_one_and_levels_fit(problem: Task) -> None:
         assert found.levels is not None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 3))
 def test_convex_errors_leave_less_than_one_step_of_each_kind_open(seed: int, kinds: int) -> None:
     """Where curves are convex, multipliers lose at most as many steps as there are limits (Shapley, Folkman)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graphprune.reconstruct.confirm import choose_strength, repair
 from graphprune.reconstruct.folding import Folding, combinations, fold, produced, relu_moments, taken_over
 from graphprune.reconstruct.obs import DAMPING, Curve, Quadratic, as_one, curve, scores
 from graphprune.reconstruct.removal import Blocks
@@ -10,12 +11,10 @@ from graphprune.reconstruct.ridge import (
     LAMS,
     Moments,
     Refit,
-    choose_strength,
     mean_replacement,
     refit,
     refit_asymmetric,
     refitted,
-    repair,
     unchanged,
 )
 from graphprune.reconstruct.swaps import Swapped, swaps

@@ -20,9 +20,10 @@ from graphprune.calibrate.contents import rule_of
 from graphprune.groups import Coupling
 from graphprune.model import all_nodes, constant_of
 from graphprune.ops import FLOORS
+from graphprune.reconstruct.confirm import confirmed
 from graphprune.reconstruct.layers import Layer, Matrix, bias_of, plain_attributes, write
 from graphprune.reconstruct.paired import Pair, Pairs, SideBySide
-from graphprune.reconstruct.ridge import Moments, Refit, confirmed
+from graphprune.reconstruct.ridge import Moments, Refit
 
 Refits: TypeAlias = Sequence[Refit]
 """One for each block of a layer: weights, and what is added to the bias that pruning left."""
@@ -140,5 +141,5 @@ def _paired(pair: Pair, bias: Matrix) -> Moments:
     """Return the moments of inputs and of outputs without what is added to them."""
     n = max(pair.rows, 1)
     mean, target = pair.x / n, pair.y / n
-    energy = float(pair.yy.sum()) / n - 2 * float(target @ bias) + float(bias @ bias)
+    energy = pair.yy / n - 2 * target * bias + bias**2
     return Moments(pair.xx / n, mean, pair.xy / n - np.outer(mean, bias), target - bias, energy, pair.rows)

@@ -19,11 +19,12 @@ from graphprune.calibrate.statistics import Gram
 from graphprune.followers import followers
 from graphprune.groups import Coupling
 from graphprune.model import all_nodes
+from graphprune.reconstruct.confirm import confirmed
 from graphprune.reconstruct.correct import Corrector, Refits, originals, written
 from graphprune.reconstruct.layers import Layer, Matrix, Part, bias_of, layer, plain_attributes
 from graphprune.reconstruct.obs import Quadratic
 from graphprune.reconstruct.paired import SideBySide
-from graphprune.reconstruct.ridge import Moments, Refit, confirmed
+from graphprune.reconstruct.ridge import Moments, Refit
 from graphprune.reconstruct.shifts import place_of
 from graphprune.rewrite import Chosen, arranged
 
@@ -99,7 +100,7 @@ def mend(
     return list(corrected.values())
 
 
-def _writable(each: Layer, nodes: Mapping[str, ir.Node]) -> bool:
+def writable(each: Layer, nodes: Mapping[str, ir.Node]) -> bool:
     """Return whether what a repair adds to a layer's outputs can be written."""
     if each.consumer.frozen:
         return place_of(nodes[each.node], each.design, each.outputs) is not None
@@ -139,7 +140,7 @@ def _layers(
     for c in sorted([*ready, *others], key=lambda c: place.get(c.node, 0)):
         node = nodes.get(c.node)
         made = layer(c, coupling, chosen, plain_attributes(node)) if node is not None else None
-        if made is not None and _writable(made, nodes):
+        if made is not None and writable(made, nodes):
             found.append(made)
     moved = _moved(pruned, found) if len(found) <= corrections else set()
     idle = {c.node for c in others}
@@ -162,14 +163,15 @@ def _symmetric(each: Layer, coupling: Coupling, known: Knowledge, strengths: Seq
     refits = []
     for part in each.parts:
         sums = known.stats.fit[each.consumer.key], known.stats.held.get(each.consumer.key)
-        fit, held = (_moments(g, part, matrix, biased) if g is not None else None for g in sums)
+        fit, held = (moments_of(g, part, matrix, biased) if g is not None else None for g in sums)
         assert fit is not None
         weight = matrix[part.block][np.ix_(part.columns, part.outputs)]
         refits.append(confirmed(fit, held, weight, () if each.consumer.frozen else strengths, biased))
     return refits
 
 
-def _moments(gram: Gram, part: Part, matrix: Matrix, biased: bool) -> Moments:
+def moments_of(gram: Gram, part: Part, matrix: Matrix, biased: bool) -> Moments:
+    """Return what the sums of a dense layer say of one of its parts."""
     rows = max(gram.rows, 1)
     quadratic = Quadratic(
         gram.second[part.block] / rows, gram.first[part.block] / rows, gram.rows,

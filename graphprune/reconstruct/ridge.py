@@ -15,7 +15,7 @@ model pruning; bias compensation: An et al., FLAP (AAAI 2024). Mean replacement 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,7 +28,6 @@ LAMS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FEW_ROWS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Strengths that are tried where there are fewer rows than columns."""
 
-_AS_GOOD = 1.005
 _CONSTANT = 1e-4
 
 
@@ -36,15 +35,15 @@ _CONSTANT = 1e-4
 class Moments:
     """What a refit needs to know of the inputs z [K] that stay and the wanted outputs y [O].
 
-    `second` = E[z z^T] [K, K], `mean` = E[z] [K], `cross` = E[z y^T] [K, O], `target` = E[y] [O],
-    `energy` = E||y||^2, over `rows` positions.
+    `second` = E[z z^T] [K, K], `mean` = E[z] [K], `cross` = E[z y^T] [K, O], `target` = E[y] [O], `energy` = E[y^2] [O]
+    or its sum, over `rows` positions.
     """
 
     second: Matrix
     mean: Vector
     cross: Matrix
     target: Vector
-    energy: float
+    energy: Vector | float
     rows: int
 
     @staticmethod
@@ -57,7 +56,7 @@ class Moments:
         pull = h @ w
         mean = np.asarray(quadratic.mean, np.float64)
         return Moments(
-            h[np.ix_(kept, kept)], mean[kept], pull[kept], mean @ w, float(np.sum(w * pull)), quadratic.rows
+            h[np.ix_(kept, kept)], mean[kept], pull[kept], mean @ w, np.sum(w * pull, axis=0), quadratic.rows
         )
 
     def merged(self, other: Moments) -> Moments:
@@ -75,20 +74,30 @@ class Moments:
 
     def error(self, weight: Matrix, bias: Vector | float = 0.0) -> float:
         """Return E||z W' + b' - y||^2, exactly, for weights [K, O] and a bias [O]."""
+        return float(self.errors(weight, bias).sum())
+
+    def errors(self, weight: Matrix, bias: Vector | float = 0.0) -> Vector:
+        """Return the same output by output [O]."""
         shift = np.broadcast_to(np.asarray(bias, np.float64), self.target.shape)
-        squares = np.sum(weight * (self.second @ weight)) - 2 * np.sum(weight * self.cross) + self.energy
-        return float(squares + 2 * shift @ (self.mean @ weight - self.target) + shift @ shift)
+        squares = np.sum(weight * (self.second @ weight), axis=0) - 2 * np.sum(weight * self.cross, axis=0)
+        return np.asarray(squares + self.energies + 2 * shift * (self.mean @ weight - self.target) + shift**2)
+
+    @property
+    def energies(self) -> Vector:
+        """E[y^2] of each output [O]; where only the sum is known, equal parts of it."""
+        found = np.asarray(self.energy, np.float64)
+        return found if found.ndim else np.full(len(self.target), float(found) / max(len(self.target), 1))
 
     def variance(self, biased: bool) -> float:
         """Return E||y - E y||^2, or E||y||^2 where not biased."""
-        return self.energy - float(self.target @ self.target) * biased
+        return float(self.energies.sum()) - float(self.target @ self.target) * biased
 
     def scale(self, biased: bool) -> float:
         """Return what errors are told as fractions of: the variance, but at least 1e-4 of the energy.
 
         An output that varies by less than a hundredth of its size is a constant, to which an error is compared.
         """
-        found = max(self.variance(biased), _CONSTANT * self.energy)
+        found = max(self.variance(biased), _CONSTANT * float(self.energies.sum()))
         return found if np.isfinite(found) and found > 0 else 1.0
 
 
@@ -175,64 +184,3 @@ def strengths(moments: Moments, lams: Sequence[float] | None = None) -> tuple[fl
     if lams is not None:
         return tuple(lams)
     return FEW_ROWS if moments.rows < len(moments.second) else LAMS
-
-
-def choose_strength(
-    fit: Moments, held: Moments, weight: Matrix, lams: Sequence[float] | None = None, biased: bool = True
-) -> float | None:
-    """Return the strength that does best on held-back rows, None where no refit beats the old weights there.
-
-    The old weights have their bias compensated. Of strengths that are as good, within half a percent, the strongest
-    is taken.
-    """
-    tried = _tried(fit, held, weight, lams, biased)
-    return tried.lam if tried else None
-
-
-def repair(
-    fit: Moments, held: Moments, weight: Matrix, lams: Sequence[float] | None = None, biased: bool = True
-) -> Refit:
-    """Return the best repair that held-back rows confirm: a refit, else the compensated bias, else nothing.
-
-    A refit that is used is made again from the rows of both parts, with the strength chosen. `error` and `plain`
-    are those on the held-back rows, by the weights fitted without them.
-    """
-    old = weight.astype(np.float64, copy=False)
-    scale = held.scale(biased)
-    plain = held.error(old) / scale
-    found = _tried(fit, held, old, lams, biased)
-    whole = fit.merged(held)
-    if found is not None and found.lam is not None and found.error / scale < plain:
-        return replace(refitted(whole, old, found.lam, biased), error=found.error / scale, plain=plain)
-    moved = held.error(old, _bias(fit, old, biased)) / scale
-    if biased and moved < plain:
-        return replace(unchanged(whole, old, biased), error=moved, plain=plain)
-    return Refit(old, np.zeros(len(fit.target)), None, plain, plain)
-
-
-def confirmed(
-    fit: Moments, held: Moments | None, weight: Matrix, lams: Sequence[float] | None = None, biased: bool = True
-) -> Refit:
-    """Return the repair that held-back rows confirm; nothing is repaired where there are none."""
-    if held is not None:
-        return repair(fit, held, weight, lams, biased)
-    error = fit.error(weight) / fit.scale(biased)
-    return Refit(weight, np.zeros(len(fit.target)), None, error, error)
-
-
-def _tried(
-    fit: Moments, held: Moments, weight: Matrix, lams: Sequence[float] | None, biased: bool
-) -> Refit | None:
-    """Return the best refit with its error on the held-back rows (absolute), None where none helps."""
-    limit = held.error(weight, _bias(fit, weight, biased))
-    found = []
-    for lam in sorted(strengths(fit, lams)):
-        made = refitted(fit, weight, lam, biased)
-        error = held.error(made.weight, made.bias)
-        if made.lam is not None and np.isfinite(error):
-            found.append(replace(made, error=error))
-    least = min((r.error for r in found), default=np.inf)
-    if not least < limit:
-        return None
-    good = least + abs(least) * (_AS_GOOD - 1)  # an error of nothing may come out negative
-    return next(r for r in reversed(found) if r.error <= min(good, limit))
