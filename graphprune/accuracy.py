@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
 
 from graphprune.allocate import Budget, allocate, planned, select
-from graphprune.allocate.error import kept_counts
+from graphprune.allocate.error import Curves, Posed, kept_counts, posed
 from graphprune.analysis import Analysis, Progress
 from graphprune.calibrate.choice import parse_calibration
 from graphprune.calibrate.knowledge import Knowledge, learn, threads_of
@@ -133,7 +133,7 @@ def _reasons(known: Knowledge) -> str:
 
 def deciding(
     analysis: Analysis, known: Knowledge, align: int, progress: Progress
-) -> Callable[[Budget], PruningPlan]:
+) -> Deciding:
     """Return what makes plans by the error curves of all groups, computed once.
 
     With the allocation `error` a plan's outputs lose least, by trials of single groups as far as the effort permits;
@@ -145,31 +145,55 @@ def deciding(
                    progress=progress)
     tried: dict[tuple[str, ...], list[Trial]] = {}
 
-    def decide(budget: Budget) -> PruningPlan:
+    def told(budget: Budget) -> Sequence[Trial]:
         work = _TRIAL_WORK[known.effort]
         if budget.allocation != "error" or not work:
-            return _planned(analysis, found, budget)
+            return ()
         groups = select(coupling, budget).groups
         macs = analysis.costs.macs_by_group() if "macs" in budget.targets else {}
         ordered = sorted(groups, key=lambda g: -macs.get(g.name, g.parameters))
         names = tuple(g.name for g in ordered)  # the order counts where not all can be tried
         if names not in tried:
             tried[names] = trials(analysis, known, found, ordered, work, progress)
-        return _planned(analysis, found, budget, tried[names])
+        return tried[names]
 
-    return decide
+    return Deciding(analysis, known, found, told)
 
 
-def _planned(
-    analysis: Analysis, found: Mapping[str, Curve], budget: Budget, tried: Sequence[Trial] = ()
-) -> PruningPlan:
-    coupling = analysis.coupling
-    if budget.allocation == "error":
-        by_width = worth(found, tried) if tried else {n: c.by_width() for n, c in found.items()}
-        counts = kept_counts(coupling, by_width, analysis.costs, budget)
+@dataclass(frozen=True)
+class Deciding:
+    """Makes plans for budgets; `found` are the groups' error curves, `tried` gives for a budget what was tried.
+
+    >>> deciding(analysis, known, 8, print)(Budget(targets={"macs": 0.5}, allocation="error"))  # doctest: +SKIP
+    """
+
+    analysis: Analysis
+    known: Knowledge
+    found: Mapping[str, Curve]
+    tried: Callable[[Budget], Sequence[Trial]]
+
+    def __call__(self, budget: Budget) -> PruningPlan:
+        """Return the plan for a budget; raises as `kept_counts` and `allocate` do."""
+        coupling, costs = self.analysis.coupling, self.analysis.costs
+        if budget.allocation == "error":
+            return self.plan(kept_counts(coupling, self._by_width(budget), costs, budget), budget)
+        order = marginal if budget.allocation == "global" else ranked
+        scores = Scores({name: order(c) for name, c in self.found.items()}, "obs", "sum", "none")
+        return allocate(coupling, scores, costs, budget)
+
+    def posed(self, budget: Budget) -> Posed:
+        """Return the task that the allocation `error` solves for a budget."""
+        return posed(self.analysis.coupling, self._by_width(budget), self.analysis.costs, budget)
+
+    def plan(self, counts: Mapping[str, int], budget: Budget) -> PruningPlan:
+        """Return the plan in which groups keep so many indices, the others all."""
+        found = self.found
         keep = {name: found[name].kept(n).tolist() for name, n in counts.items() if n < found[name].size}
-        meta = {"criterion": "obs", "allocation": "error", "trials": len(tried), "budget": budget.to_json()}
-        return planned(coupling, keep, analysis.costs, meta)
-    order = marginal if budget.allocation == "global" else ranked
-    scores = Scores({name: order(c) for name, c in found.items()}, "obs", "sum", "none")
-    return allocate(coupling, scores, analysis.costs, budget)
+        meta = {
+            "criterion": "obs", "allocation": "error", "trials": len(self.tried(budget)), "budget": budget.to_json()
+        }
+        return planned(self.analysis.coupling, keep, self.analysis.costs, meta)
+
+    def _by_width(self, budget: Budget) -> Curves:
+        tried = self.tried(budget)
+        return worth(self.found, tried) if tried else {n: c.by_width() for n, c in self.found.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -42,6 +43,36 @@ def kept_counts(coupling: Coupling, curves: Curves, costs: CostModel, budget: Bu
     Raises NothingPrunable if no group is left to prune, TargetError for a target below what floors and alignment
     permit, UsageError for a curve of a group that the model does not have, and for unknown names.
     """
+    problem = posed(coupling, curves, costs, budget)
+    rungs, task = problem.rungs, problem.task
+    levels = best(task)
+    if levels is None:
+        lowest = costs({x.group.dim: x.counts[o[0]] for x, o in zip(rungs, task.open, strict=True)})
+        dense = costs({})
+        kind = next(k for k, kept in budget.targets.items() if lowest.of(k) > kept * dense.of(k))
+        raise unreachable(budget, kind, lowest.of(kind) / dense.of(kind), len(rungs))
+    counts = {g.name: g.size for g in coupling.groups}
+    return counts | problem.counts(exchanged(task, levels))
+
+
+@dataclass(frozen=True)
+class Posed:
+    """A budget as a task: the counts that each group may keep, and what they lose and cost."""
+
+    rungs: Sequence[Ladder]
+    task: Task
+
+    def counts(self, levels: Levels) -> dict[str, int]:
+        """Return how many indices the groups keep at these levels."""
+        return {x.group.name: x.counts[i] for x, i in zip(self.rungs, levels, strict=True)}
+
+    def levels(self, counts: Mapping[str, int]) -> Levels:
+        """Return the levels nearest to these counts; groups that are not named keep all."""
+        return tuple(x.nearest(counts.get(x.group.name, x.group.size)) for x in self.rungs)
+
+
+def posed(coupling: Coupling, curves: Curves, costs: CostModel, budget: Budget) -> Posed:
+    """Return the task that `kept_counts` solves; raises as it does, but for targets that cannot be reached."""
     known = {g.name for g in coupling.groups}
     if not set(curves) <= known:
         raise UsageError(f"the error curves are of another model: no group {min(set(curves) - known)!r}")
@@ -49,16 +80,7 @@ def kept_counts(coupling: Coupling, curves: Curves, costs: CostModel, budget: Bu
     if not selection.groups:
         raise NothingPrunable("nothing can be pruned: the model has no channel group, or all are left out")
     rungs = ladders(coupling, selection, {g.name: np.zeros(g.size) for g in coupling.groups}, budget)
-    task = _task(rungs, curves, costs, budget)
-    levels = best(task)
-    if levels is None:
-        lowest = costs({x.group.dim: x.counts[o[0]] for x, o in zip(rungs, task.open, strict=True)})
-        dense = costs({})
-        kind = next(k for k, kept in budget.targets.items() if lowest.of(k) > kept * dense.of(k))
-        raise unreachable(budget, kind, lowest.of(kind) / dense.of(kind), len(rungs))
-    levels = exchanged(task, levels)
-    counts = {g.name: g.size for g in coupling.groups}
-    return counts | {x.group.name: x.counts[i] for x, i in zip(rungs, levels, strict=True)}
+    return Posed(rungs, _task(rungs, curves, costs, budget))
 
 
 def _task(rungs: Sequence[Ladder], curves: Curves, costs: CostModel, budget: Budget) -> Task:

@@ -1,0 +1,123 @@
+"""Search: what groups give up is varied, and whole models are pruned, refitted and run to see what that does.
+
+The allocation by error curves adds up what single groups lose. Here it is where an evolution starts from, which keeps
+to the same limits and looks at what outputs lose by all groups together (`allocate/evolve.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from graphprune.accuracy import Deciding
+from graphprune.allocate import Budget
+from graphprune.allocate.evolve import Pace, evolve
+from graphprune.allocate.knapsack import Levels, Task, filled, greedy
+from graphprune.allocate.lagrange import relaxed
+from graphprune.assembled import Candidates, compared, searching_feeds
+from graphprune.calibrate.knowledge import sample_scale
+from graphprune.plan import PruningPlan
+from graphprune.rewrite import Chosen
+
+WORK = {"low": 0.0, "medium": 0.0, "high": 3e13}  # multiply-accumulates of all candidates: minutes on two cores
+MOST = {"low": 0, "medium": 0, "high": 400}
+_FEWEST = 16  # candidates, below which nothing is searched
+_SAMPLES, _TOKENS = 256, 4096  # that candidates are compared on: samples, or rows of outputs where a sample has many
+_FEW = 4  # the first look is at this part of them
+_SHARE = 0.4  # of all samples, what a candidate is run on in the mean
+_OPENING = 500  # multiply-accumulates that one weight costs when a model is built and opened
+_LEVELS = 32  # of one group that are looked at: each is a refit of its readers
+_MEMORY = 0.5  # of what statistics may take, for refits
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search found: `before` and `after` are divergences on its own samples, `samples` how many these are."""
+
+    evaluations: int
+    generations: int
+    before: float
+    after: float
+    samples: int
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def searched(
+    deciding: Deciding, plan: PruningPlan, budget: Budget, memory: float, progress: Callable[[str], None]
+) -> PruningPlan:
+    """Return a plan that costs no more than a budget permits and loses less at the outputs, if the effort permits any.
+
+    `plan` is the one to start from, which meets the budget; `memory` is in bytes. What was found is in the new plan's
+    `meta`, under "search": its divergences are of samples that results are not told by.
+
+    >>> searched(deciding, plan, Budget(targets={"macs": 0.5}), 1e9, print).meta["search"]["after"]  # doctest: +SKIP
+    0.031
+    """
+    analysis, known = deciding.analysis, deciding.known
+    feeds = searching_feeds(known, _feeds(deciding))
+    evaluations = _affordable(deciding, len(feeds))
+    if evaluations < _FEWEST or not feeds:
+        return plan
+    posed = deciding.posed(budget)
+    start = posed.levels({name: len(kept) for name, kept in plan.keep.items()})
+    task = _thinned(posed.task, start)
+    if not task.fits(start) or sum(len(o) > 1 for o in task.open) < 2:
+        return plan
+
+    def chosen(levels: Levels) -> Chosen:
+        return deciding.plan(posed.counts(levels), budget).chosen(analysis.coupling)
+
+    progress("search: running the dense model")
+    candidates = Candidates(analysis, known, chosen, compared(analysis, feeds), memory * _MEMORY)
+    stages = tuple(dict.fromkeys((max(1, len(feeds) // _FEW), len(feeds))))
+    pace = Pace(evaluations, stages, seed=known.seed)
+
+    def told(done: int, least: float) -> None:
+        progress(f"search: {done} of {evaluations} candidates, divergence {least:.4g}")
+
+    found = evolve(task, start, candidates, pace, quickly, told)
+    levels, after = found.levels, found.after
+    raised = filled(posed.task, levels)
+    if raised != levels and (loss := candidates(raised, len(feeds))) < after:
+        levels, after = raised, loss
+    said = Searched(found.evaluations, found.generations, found.before, after, len(feeds) * known.batch)
+    better = deciding.plan(posed.counts(levels), budget) if levels != start else plan
+    return replace(better, meta={**better.meta, "search": said.record()})
+
+
+def quickly(task: Task) -> Levels | None:
+    """Return a good state within the limits of a task, without dynamic programming."""
+    found = relaxed(replace(task, open=task.coarse())).levels or greedy(task)
+    return None if found is None else filled(task, found)
+
+
+def _thinned(task: Task, start: Levels) -> Task:
+    """Return a task with at most so many levels of each group, the first state's among them."""
+    out = []
+    for levels, own in zip(task.open, start, strict=True):
+        at = np.unique(np.linspace(0, len(levels) - 1, min(len(levels), _LEVELS)).round().astype(int))
+        out.append(tuple(sorted({*(levels[i] for i in at), own})))
+    return replace(task, open=tuple(out))
+
+
+def _feeds(deciding: Deciding) -> int:
+    """Return how many batches candidates are compared on: fewer where a sample has many rows."""
+    analysis, known = deciding.analysis, deciding.known
+    shapes = analysis.coupling.graph.worlds.natural.shapes
+    sizes = [shapes.get(str(o.name), ()) for o in analysis.model.graph.outputs]
+    rows = max([prod(s[1:-1]) for s in sizes], default=1) * sample_scale(analysis, known.samples)
+    return max(1, round(min(_SAMPLES, _TOKENS / max(rows, 1)) / known.batch))
+
+
+def _affordable(deciding: Deciding, feeds: int) -> int:
+    """Return how many candidates the effort permits."""
+    analysis, known = deciding.analysis, deciding.known
+    macs = analysis.dense.macs * sample_scale(analysis, known.samples) * known.batch * feeds * _SHARE
+    cost = macs + _OPENING * analysis.dense.parameters + 1
+    return min(MOST[known.effort], int(WORK[known.effort] / cost))
