@@ -23,6 +23,7 @@ from graphprune.calibrate.knowledge import sample_scale
 from graphprune.plan import PruningPlan
 from graphprune.rewrite import Chosen
 
+Progress = Callable[[str], None]
 WORK = {"low": 0.0, "medium": 0.0, "high": 3e13}  # multiply-accumulates of all candidates: minutes on two cores
 MOST = {"low": 0, "medium": 0, "high": 400}
 _FEWEST = 16  # candidates, below which nothing is searched
@@ -31,7 +32,7 @@ _FEW = 4  # the first look is at this part of them
 _SHARE = 0.4  # of all samples, what a candidate is run on in the mean
 _OPENING = 500  # multiply-accumulates that one weight costs when a model is built and opened
 _LEVELS = 32  # of one group that are looked at: each is a refit of its readers
-_MEMORY = 0.5  # of what statistics may take, for refits
+_MEMORY = 1e9  # bytes of refits in memory; more are in files
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,13 @@ class Searched:
         return asdict(self)
 
 
-def searched(
-    deciding: Deciding, plan: PruningPlan, budget: Budget, memory: float, progress: Callable[[str], None]
-) -> PruningPlan:
+def improved(deciding: Deciding, plan: PruningPlan, budget: Budget, progress: Progress) -> PruningPlan:
     """Return a plan that costs no more than a budget permits and loses less at the outputs, if the effort permits any.
 
-    `plan` is the one to start from, which meets the budget; `memory` is in bytes. What was found is in the new plan's
-    `meta`, under "search": its divergences are of samples that results are not told by.
+    `plan` is the one to start from, which meets the budget. What was found is in the new plan's `meta`, under
+    "search": its divergences are of samples that results are not told by.
 
-    >>> searched(deciding, plan, Budget(targets={"macs": 0.5}), 1e9, print).meta["search"]["after"]  # doctest: +SKIP
+    >>> improved(deciding, plan, Budget(targets={"macs": 0.5}), print).meta["search"]["after"]  # doctest: +SKIP
     0.031
     """
     analysis, known = deciding.analysis, deciding.known
@@ -74,7 +73,7 @@ def searched(
         return deciding.plan(posed.counts(levels), budget).chosen(analysis.coupling)
 
     progress("search: running the dense model")
-    candidates = Candidates(analysis, known, chosen, compared(analysis, feeds), memory * _MEMORY)
+    candidates = Candidates(analysis, known, chosen, compared(analysis, feeds), _MEMORY)
     stages = tuple(dict.fromkeys((max(1, len(feeds) // _FEW), len(feeds))))
     pace = Pace(evaluations, stages, seed=known.seed)
 
@@ -89,6 +88,16 @@ def searched(
     said = Searched(found.evaluations, found.generations, found.before, after, len(feeds) * known.batch)
     better = deciding.plan(posed.counts(levels), budget) if levels != start else plan
     return replace(better, meta={**better.meta, "search": said.record()})
+
+
+def searched(
+    decide: Callable[[Budget], PruningPlan], budget: Budget, progress: Progress
+) -> PruningPlan:
+    """Return the plan for a budget, and a better one where errors decide and the effort permits to search for it."""
+    plan = decide(budget)
+    if isinstance(decide, Deciding) and budget.allocation == "error":
+        return improved(decide, plan, budget, progress)
+    return plan
 
 
 def quickly(task: Task) -> Levels | None:

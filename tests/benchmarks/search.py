@@ -74,7 +74,7 @@ def measured(path: Path, args: argparse.Namespace, data: tuple[Any, Any]) -> dic
     budget = Budget(targets=dict(choosing.targets), allocation="error", align=align)
     plan = decide(budget)
     began = time.perf_counter()
-    better = searching.searched(decide, plan, budget, 1e9, silent)
+    better = searching.improved(decide, plan, budget, silent)
     seconds = time.perf_counter() - began
     shapes = {name: tuple(a.shape) for name, a in analysis.reference.feeds[0].items()}
     opened = parse_calibration(data[1], None, None, None)
