@@ -23,7 +23,7 @@ from graphprune.options import Calibrating, Checking, Choosing
 from graphprune.plan import PruningPlan
 from graphprune.reconstruct.curves import curves, marginal, ranked
 from graphprune.reconstruct.obs import Curve
-from graphprune.repair import Repairing, repair, repairing_by_weights
+from graphprune.repair import UNSEEN, Repairing, repair, repairing_unseen
 from graphprune.repaired import repair_record
 from graphprune.rewrite import Chosen
 from graphprune.score import DATA_CRITERIA, Scores, score
@@ -49,14 +49,14 @@ def prepare(
     _agree(checking, asked)
     parse_calibration(None if _off(asked) else asked.calibration, asked.preset, asked.tokenizer, asked.length)
     said = asked.calibration is not None or asked.repair != "none"
-    if asked.repair == "weights" and (_off(asked) or not checking.run) and analysis.coupling.groups:
-        return None, repairing_by_weights("")
+    if asked.repair in UNSEEN and (_off(asked) or not checking.run) and analysis.coupling.groups:
+        return None, repairing_unseen(asked.repair, "")
     wanted = said or choosing.criterion in ("auto", "obs", *DATA_CRITERIA)
     if not (checking.run and wanted) or _off(asked) or not analysis.coupling.groups:
         return None, None
     known, remark = learned() if learned is not None else calibrate(analysis, asked, progress)
-    if known is None and asked.repair in ("auto", "weights"):
-        return None, repairing_by_weights(remark)
+    if known is None and asked.repair in ("auto", *UNSEEN):
+        return None, repairing_unseen("weights" if asked.repair == "auto" else asked.repair, remark)
     if known is not None and choosing.criterion == "cfsp":
         known = replace(known, turns=turns(
             analysis.model, analysis.coupling, known.consumers.found, known.samples, batch=known.batch,
@@ -76,7 +76,7 @@ def prepare(
 def _agree(checking: Checking, asked: Calibrating) -> None:
     """Raise UsageError where what is asked for would not be done."""
     off = "--calibration off" if _off(asked) else "" if checking.run else "--no-run"
-    if off and asked.repair not in ("auto", "none", "weights"):
+    if off and asked.repair not in ("auto", "none", *UNSEEN):
         raise UsageError(f"repair {asked.repair} needs statistics of the model's layers, but {off} is given")
     if not checking.run and asked.given:
         raise UsageError("calibration data are given, but with --no-run no model is run on them")

@@ -10,8 +10,7 @@ from graphprune.allocate import Budget
 from graphprune.calibrate.knowledge import Knowledge, threads_of
 from graphprune.errors import GraphPruneError
 from graphprune.reconstruct.mend import mend
-from graphprune.reconstruct.unseen import mend_by_weights
-from graphprune.repair import Repairing, divergences, look_work
+from graphprune.repair import UNSEEN, Repairing, divergences, look_work
 from graphprune.rewrite import Chosen, rearranged
 
 if TYPE_CHECKING:
@@ -130,8 +129,8 @@ def _reached(analysis: Analysis, budget: Budget, sizes: Mapping[Any, int]) -> di
 def _damaged(analysis: Analysis, known: Knowledge, chosen: Chosen, repair: str) -> bool:
     """Return whether a pruned model's outputs are damaged after a cheap repair."""
     pruned = rearranged(analysis.model, analysis.coupling, chosen)
-    if repair == "weights":
-        mend_by_weights(pruned, analysis.coupling, chosen)
+    if repair in UNSEEN:
+        UNSEEN[repair](pruned, analysis.coupling, chosen)
     elif repair != "none":
         mend(
             analysis.model, pruned, analysis.coupling, chosen, known, mode="bias" if repair == "bias" else "symmetric",

@@ -14,7 +14,7 @@ from graphprune.runtime import Runtime
 from graphprune.scale import Pool
 from graphprune.sizes import Shapes
 
-Repair: TypeAlias = Literal["auto", "none", "weights", "bias", "symmetric", "sequential", "matched"]
+Repair: TypeAlias = Literal["auto", "none", "weights", "fold", "bias", "symmetric", "sequential", "matched"]
 """How what is left is fitted anew; `auto` goes by the data: matched where they are given, sequential where made up."""
 
 Allocation: TypeAlias = Literal["auto", "uniform", "global", "error"]

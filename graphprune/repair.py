@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import onnx_ir as ir
 
 from graphprune.analysis import Analysis, Progress
 from graphprune.calibrate.knowledge import Knowledge, sample_scale, threads_of
 from graphprune.calibrate.statistics import HELD
+from graphprune.groups import Coupling
 from graphprune.options import Calibrating, Repair
 from graphprune.quality import Divergence, measure
-from graphprune.reconstruct.mend import Mended, mend
+from graphprune.reconstruct.folded import mend_by_folding
+from graphprune.reconstruct.mend import Mended, Mode, mend
 from graphprune.reconstruct.unseen import mend_by_weights
 from graphprune.repaired import Look, Repaired, layers_record, repair_record
 from graphprune.rewrite import Chosen, arranged
@@ -26,6 +28,12 @@ _ROUNDS = 2
 _LOOKS = 4  # parts of the corrections after which outputs are compared
 _BATCHES = 16  # that one comparison runs
 _LOOK_WORK = 2e11  # multiply-accumulates that comparisons in between may cost, unless effort is high: seconds
+
+UNSEEN: Mapping[str, Callable[[ir.Model, Coupling, Chosen], list[Mended]]] = {
+    "weights": mend_by_weights,
+    "fold": mend_by_folding,
+}
+"""The kinds of repair that nothing is run for."""
 
 Repairing: TypeAlias = "Callable[[Analysis, ir.Model, Chosen, Progress], dict[str, Any]]"
 """Repairs a pruned model in place, and returns what a report says of it."""
@@ -54,11 +62,11 @@ def repair(
     seen = [Look("before repair", looked())]
     mode: Repair = asked.repair if asked.repair != "auto" else _best(known)
     layers: list[Mended] = []
-    if mode == "weights":
-        layers = mend_by_weights(pruned, analysis.coupling, chosen)
-    elif mode != "none" and mode != "auto":
+    if mode in UNSEEN:
+        layers = UNSEEN[mode](pruned, analysis.coupling, chosen)
+    elif mode != "none":
         layers = mend(
-            analysis.model, pruned, analysis.coupling, chosen, known, mode=mode, threads=threads_of(analysis),
+            analysis.model, pruned, analysis.coupling, chosen, known, mode=cast(Mode, mode), threads=threads_of(analysis),
             corrections=_corrections(analysis, known, asked.effort), rounds=_rounds(analysis, known, asked.effort),
             progress=progress, watch=watch,
         )
@@ -71,14 +79,14 @@ def repair(
     return Repaired(tuple(layers), tuple(seen), mode)
 
 
-def repairing_by_weights(remark: str) -> Repairing:
-    """Return what repairs by weights alone, where there is nothing to learn from running a model."""
+def repairing_unseen(mode: Repair, remark: str) -> Repairing:
+    """Return what repairs by weights alone (`UNSEEN`), where there is nothing to learn from running a model."""
 
     def repairing(analysis: Analysis, pruned: ir.Model, chosen: Chosen, progress: Progress) -> dict[str, Any]:
         progress("repairing by weights")
-        layers = mend_by_weights(pruned, analysis.coupling, chosen)
+        layers = UNSEEN[mode](pruned, analysis.coupling, chosen)
         said = f"{remark}; repaired by weights alone" if remark and layers else remark
-        return {**repair_record(None, None, said), "repair": {**layers_record("weights", layers), "notes": []}}
+        return {**repair_record(None, None, said), "repair": {**layers_record(mode, layers), "notes": []}}
 
     return repairing
 

@@ -56,7 +56,9 @@ TokenizerOpt = Annotated[str | None, typer.Option("--tokenizer", help="A tokeniz
 LengthOpt = Annotated[int | None, typer.Option("--length", help="Length of sequences made of text or sound.")]
 SamplesOpt = Annotated[int | None, typer.Option("--samples", help="At most so many samples (512; made-up: 2048).")]
 MemoryOpt = Annotated[float, typer.Option("--memory", help="GB that statistics may take at a time.")]
-RepairOpt = Annotated[str, typer.Option("--repair", help="auto, none, weights, bias, symmetric, sequential, matched.")]
+RepairOpt = Annotated[
+    str, typer.Option("--repair", help="auto, none, weights, fold, bias, symmetric, sequential, matched.")
+]
 EffortOpt = Annotated[str, typer.Option("--effort", help="low, medium or high: how long repair may take.")]
 EvaluateOpt = Annotated[
     str | None,

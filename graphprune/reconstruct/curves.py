@@ -13,6 +13,7 @@ from graphprune.consumers import Consumer, Consumers
 from graphprune.groups import ChannelGroup, Coupling
 from graphprune.reconstruct.linear import Indices
 from graphprune.reconstruct.obs import DAMPING, Curve, Quadratic, curve
+from graphprune.reconstruct.swaps import swaps
 from graphprune.reconstruct.unrefitted import unrefitted
 
 Progress = Callable[[str], None]
@@ -35,7 +36,6 @@ def curves(
     score for each index, and their error is the share of the squared scores that goes: as if what is contracted were
     white, and nothing made up for it.
     """
-    weights = coupling.graph.weights
     out: dict[str, Curve] = {}
     for k, group in enumerate(groups):
         progress(f"error curves: group {k + 1} of {len(groups)}")
@@ -43,21 +43,52 @@ def curves(
         if not members:
             out[group.name] = by_scores(fallback[group.name], group.least)
             continue
-        quadratics: list[Quadratic] = []
-        blocks: list[list[Indices]] = []
-        known: dict[tuple[object, ...], list[Indices]] = {}
-        moments = {c.key: _moments(stats.fit[c.key]) for c in members}  # of one group at a time: they are large
-        for c in members:
-            own = known.setdefault((c.key, c.axis), c.columns_of(group.dim))
-            matrix = np.asarray(c.design.matrix(weights[c.weight].read()), np.float64)
-            found = problems(c, moments[c.key], matrix)
-            quadratics += found
-            blocks += [own] * len(found)
+        quadratics, blocks = of_group(coupling, group, members, stats)
         if all(c.frozen for c in members):
             out[group.name] = unrefitted(quadratics, blocks, max(group.least, 1))
             continue
         step = _step(coupling, group, align)
         out[group.name] = curve(quadratics, blocks, step, max(group.least, 1), damping)
+    return out
+
+
+def of_group(
+    coupling: Coupling, group: ChannelGroup, members: Sequence[Consumer], stats: Stats
+) -> tuple[list[Quadratic], list[list[Indices]]]:
+    """Return the layer problems of a group's consumers, and which columns of each of them its indices own.
+
+    >>> quadratics, blocks = of_group(coupling, group, consumers.by_dim[group.dim], stats)  # doctest: +SKIP
+    """
+    quadratics: list[Quadratic] = []
+    blocks: list[list[Indices]] = []
+    known: dict[tuple[object, ...], list[Indices]] = {}
+    moments = {c.key: _moments(stats.fit[c.key]) for c in members}  # of one group at a time: they are large
+    for c in members:
+        own = known.setdefault((c.key, c.axis), c.columns_of(group.dim))
+        matrix = np.asarray(c.design.matrix(coupling.graph.weights[c.weight].read()), np.float64)
+        found = problems(c, moments[c.key], matrix)
+        quadratics += found
+        blocks += [own] * len(found)
+    return quadratics, blocks
+
+
+def exchanged(
+    coupling: Coupling, keep: Mapping[str, Sequence[int]], consumers: Consumers, stats: Stats, progress: Progress
+) -> dict[str, list[int]]:
+    """Return as many kept indices of each group, after swaps that lower the exact error (`swaps.swaps`).
+
+    Groups that no refitted layer contracts stay as they are.
+
+    >>> exchanged(coupling, {"a:0": [0, 1, 5]}, consumers, stats, print)  # doctest: +SKIP
+    {'a:0': [0, 2, 5]}
+    """
+    out = {name: list(kept) for name, kept in keep.items()}
+    for group in coupling.groups:
+        members = [c for c in consumers.by_dim.get(group.dim, ()) if c.key in stats.fit and not c.frozen]
+        if group.name in out and members:
+            progress(f"swaps: {group.name}")
+            found = swaps(*of_group(coupling, group, members, stats), np.array(out[group.name], np.int64))
+            out[group.name] = found.kept.tolist()
     return out
 
 

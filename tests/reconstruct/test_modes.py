@@ -13,6 +13,7 @@ from graphprune.analysis import Analysis
 from graphprune.calibrate.statistics import Watched
 from graphprune.execute import evaluate
 from graphprune.followers import followers
+from graphprune.reconstruct.folded import folded, mend_by_folding
 from graphprune.reconstruct.mend import mend
 from graphprune.reconstruct.paired import SideBySide
 from graphprune.reconstruct.unseen import mend_by_weights, produced_by
@@ -80,6 +81,30 @@ def test_channels_that_are_alike_stand_in_for_each_other(kind: str) -> None:
     plain = error(analysis, pruned)
     assert mend_by_weights(pruned, analysis.coupling, chosen)
     assert error(analysis, pruned) < 0.1 * plain
+    pruned = pruned_of(analysis, chosen)
+    assert len(mend_by_folding(pruned, analysis.coupling, chosen)) == len(chosen)
+    assert error(analysis, pruned) < 1e-4  # twins become one exactly
+
+
+def test_folding_gives_back_the_variance_that_averaging_takes() -> None:
+    net = Net()
+    net.output(net.gemm(net.gemm(net.input("x", [None, 64]), 64, 32, name="a"), 32, 5, name="b"))
+    analysis, _ = known(net, 10)
+    (group,) = [g for g in analysis.coupling.groups if g.size == 32]
+    kept = np.arange(8)
+    pruned = pruned_of(analysis, {group.dim: kept})
+    (done,) = mend_by_folding(pruned, analysis.coupling, {group.dim: kept})
+    rows = produced_by(analysis.coupling, group)
+    assert rows is not None
+    clusters = folded(rows, kept)
+    made = clusters.mean(rows) * clusters.gains(rows)[:, None]
+    members = clusters.mean(np.sum(rows**2, axis=1))
+    assert (np.bincount(clusters.labels) > 1).any()
+    found, most = clusters.gains(rows), np.sqrt(np.bincount(clusters.labels))
+    inside = found < most - 1e-9  # members that were more different than unrelated ones keep the least they can
+    assert inside.sum() >= 4 and (found >= 1).all() and (found <= most + 1e-9).all()
+    np.testing.assert_allclose(np.sum(made**2, axis=1)[inside], members[inside], rtol=1e-6)
+    assert done.after < done.before
 
 
 def test_groups_that_are_normalised_on_the_way_are_left_alone() -> None:
