@@ -66,9 +66,9 @@ def repair(
         layers = UNSEEN[mode](pruned, analysis.coupling, chosen)
     elif mode != "none":
         layers = mend(
-            analysis.model, pruned, analysis.coupling, chosen, known, mode=cast(Mode, mode), threads=threads_of(analysis),
-            corrections=_corrections(analysis, known, asked.effort), rounds=_rounds(analysis, known, asked.effort),
-            progress=progress, watch=watch,
+            analysis.model, pruned, analysis.coupling, chosen, known, mode=cast(Mode, mode),
+            threads=threads_of(analysis), corrections=_corrections(analysis, known, asked.effort),
+            rounds=_rounds(analysis, known, asked.effort), progress=progress, watch=watch,
         )
     first = seen[1] if len(seen) > 1 else None
     if first is None:

@@ -91,7 +91,8 @@ def _rows(coupling: Coupling, group: ChannelGroup) -> Matrix | None:
 def _merged(array: Array, axis: Axis, role: Role, fold: Fold) -> Array:
     """Return a dense weight, the axis in question first, whose slots of kept channels stand for their clusters."""
     group, found, gains = fold
-    places, out = owned(axis, group.dim), array.copy()
+    places: Indices = owned(axis, group.dim)
+    out: Array = array.copy()
     members = out[places]
     if role is Role.CONTRACTED:
         out[places[found.kept]] = found.total(members)
