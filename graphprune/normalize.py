@@ -64,6 +64,8 @@ def name_values(model: ir.Model) -> None:
     for graph in model.graphs():
         for value in dict.fromkeys(values_of(graph)):  # in old files an initializer is an input, too
             if value.name and value.name in taken:
+                if value.const_value is not None:  # a tensor of the user's takes the name, too
+                    value.const_value = _alias(value.const_value)
                 value.name = _free_name(f"{value.name}{_BODY_MARK}", taken)
             taken.add(value.name)
 
