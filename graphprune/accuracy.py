@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from graphprune.allocate import Budget, allocate, planned, select
+from graphprune.allocate import Budget, allocate, open_branches, planned, select
 from graphprune.allocate.error import Curves, Posed, kept_counts, posed
 from graphprune.analysis import Analysis, Progress
 from graphprune.calibrate.choice import parse_calibration
@@ -19,6 +19,7 @@ from graphprune.calibrate.samples import Samples
 from graphprune.calibrate.synthetic import synthetic
 from graphprune.calibrate.turns import turns
 from graphprune.errors import GraphPruneError, SessionError, UsageError
+from graphprune.influence import influences
 from graphprune.options import Calibrating, Checking, Choosing
 from graphprune.plan import PruningPlan
 from graphprune.reconstruct.curves import curves, marginal, ranked
@@ -27,7 +28,7 @@ from graphprune.repair import UNSEEN, Repairing, repair, repairing_unseen
 from graphprune.repaired import repair_record
 from graphprune.rewrite import Chosen
 from graphprune.score import DATA_CRITERIA, Scores, score
-from graphprune.trials import Trial, trials, worth
+from graphprune.trials import Things, Trial, trials, worth
 
 _WORK = 1e11  # multiply-accumulates of one pass over made-up samples
 _CHOICE_WORK = 5e11  # multiply-accumulates that may go into choosing them
@@ -132,14 +133,16 @@ def _reasons(known: Knowledge) -> str:
 
 
 def deciding(
-    analysis: Analysis, known: Knowledge, align: int, progress: Progress
+    analysis: Analysis, known: Knowledge, by: tuple[int, bool], progress: Progress
 ) -> Deciding:
     """Return what makes plans by the error curves of all groups, computed once.
+
+    `by` has the alignment, and whether branches may be bypassed for targets where trials tell what that costs.
 
     With the allocation `error` a plan's outputs lose least, by trials of single groups as far as the effort permits;
     with low effort it is the errors of layers, as repair would leave them, that are least in sum.
     """
-    coupling = analysis.coupling
+    coupling, (align, layers) = analysis.coupling, by
     fallback = score(coupling, "l2").by_group
     found = curves(coupling, coupling.groups, known.consumers, known.stats, fallback, align=align,
                    progress=progress)
@@ -152,9 +155,12 @@ def deciding(
         groups = select(coupling, budget).groups
         macs = analysis.costs.macs_by_group() if "macs" in budget.targets else {}
         ordered = sorted(groups, key=lambda g: -macs.get(g.name, g.parameters))
-        names = tuple(g.name for g in ordered)  # the order counts where not all can be tried
+        branches = open_branches(coupling, budget) if layers else ()
+        names = (*(g.name for g in ordered), *(b.name for b in branches))  # the order counts: not all may be tried
         if names not in tried:
-            tried[names] = trials(analysis, known, found, ordered, work, progress)
+            turned = influences(analysis, known, branches)
+            things: Things = [*ordered, *sorted(branches, key=lambda b: turned.get(b.name, 0.0))]
+            tried[names] = trials(analysis, known, found, things, work, progress)
         return tried[names]
 
     return Deciding(analysis, known, found, told)
@@ -176,23 +182,29 @@ class Deciding:
         """Return the plan for a budget; raises as `kept_counts` and `allocate` do."""
         coupling, costs = self.analysis.coupling, self.analysis.costs
         if budget.allocation == "error":
-            return self.plan(kept_counts(coupling, self._by_width(budget), costs, budget), budget)
+            return self.plan(kept_counts(coupling, self._by_width(budget), costs, budget, self.branches(budget)), budget)
         order = marginal if budget.allocation == "global" else ranked
         scores = Scores({name: order(c) for name, c in self.found.items()}, "obs", "sum", "none")
         return allocate(coupling, scores, costs, budget)
 
     def posed(self, budget: Budget) -> Posed:
         """Return the task that the allocation `error` solves for a budget."""
-        return posed(self.analysis.coupling, self._by_width(budget), self.analysis.costs, budget)
+        by_width = self._by_width(budget)
+        return posed(self.analysis.coupling, by_width, self.analysis.costs, budget, self.branches(budget))
+
+    def branches(self, budget: Budget) -> dict[str, float]:
+        """Return the branches that may be bypassed for a budget, with what the outputs lose by each."""
+        return {t.group: t.loss for t in self.tried(budget) if t.width == 0}
 
     def plan(self, counts: Mapping[str, int], budget: Budget) -> PruningPlan:
-        """Return the plan in which groups keep so many indices, the others all."""
+        """Return the plan in which groups keep so many indices, the others all; branches that keep none are bypassed."""
         found = self.found
-        keep = {name: found[name].kept(n).tolist() for name, n in counts.items() if n < found[name].size}
+        keep = {n: found[n].kept(kept).tolist() for n, kept in counts.items() if n in found and kept < found[n].size}
+        bypass = [name for name in self.branches(budget) if counts.get(name, 1) == 0]
         meta = {
             "criterion": "obs", "allocation": "error", "trials": len(self.tried(budget)), "budget": budget.to_json()
         }
-        return planned(self.analysis.coupling, keep, self.analysis.costs, meta)
+        return planned(self.analysis.coupling, keep, self.analysis.costs, meta, bypass)
 
     def _by_width(self, budget: Budget) -> Curves:
         tried = self.tried(budget)

@@ -19,6 +19,7 @@ from graphprune.terminal import (
     AllowOpt,
     BatchOpt,
     CalibrationOpt,
+    CleanupOpt,
     CriterionOpt,
     EffortOpt,
     EvaluateOpt,
@@ -28,6 +29,7 @@ from graphprune.terminal import (
     InputsOpt,
     JobsOpt,
     JsonOpt,
+    LayersOpt,
     LengthOpt,
     MemoryOpt,
     ModelArg,
@@ -161,12 +163,13 @@ def plan(
     threads: ThreadsOpt = None, batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None,
     calibration: CalibrationOpt = None, preset: PresetOpt = None, tokenizer: TokenizerOpt = None,
     length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0, jobs: JobsOpt = 1,
-    scheduler: SchedulerOpt = None,
+    scheduler: SchedulerOpt = None, layers: LayersOpt = True,
 ) -> None:
     """Decide what would be pruned, and write that as a plan, without pruning."""
     talk = Talk(json_, quiet, verbose)
     choosing = choosing_of(
-        sparsity, target, speedup, criterion, aggregate, normalise, allocation, align, floor, include, exclude
+        sparsity, target, speedup, criterion, aggregate, normalise, allocation, align, floor, include, exclude,
+        layers,
     )
     asked = calibrating_of(
         calibration, preset, tokenizer, length, samples, memory, "none", "medium", seed, jobs, scheduler
@@ -206,7 +209,7 @@ def prune(
     seconds: SecondsOpt = 2.0, calibration: CalibrationOpt = None, preset: PresetOpt = None,
     tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0,
     repair: RepairOpt = "auto", effort: EffortOpt = "medium", evaluate: EvaluateOpt = None,
-    jobs: JobsOpt = 1, scheduler: SchedulerOpt = None,
+    jobs: JobsOpt = 1, scheduler: SchedulerOpt = None, layers: LayersOpt = True, cleanup: CleanupOpt = True,
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run the result before it is written.")] = True,
     prove: Annotated[bool, typer.Option("--prove/--no-prove", help="Prove the groups by permuting them.")] = True,
     timing: Annotated[bool, typer.Option("--time/--no-time", help="Time both models.")] = True,
@@ -231,10 +234,11 @@ def prune(
     choosing = None
     if plan_file is None:
         choosing = choosing_of(
-            sparsity, target, speedup, criterion, aggregate, normalise, allocation, align, floor, include, exclude
+            sparsity, target, speedup, criterion, aggregate, normalise, allocation, align, floor, include, exclude,
+            layers,
         )
     decided = PruningPlan.load(plan_file) if plan_file is not None else None
-    checking = Checking(run, prove, timing, seconds, find_metric(evaluate))
+    checking = Checking(run, prove, timing, seconds, find_metric(evaluate), cleanup)
     with talk.progress() as progress:
         looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model, allow_io)
         looking = looking.allowing(decided.allow_io if decided is not None else ())

@@ -4,7 +4,7 @@ kinds that are priced elsewhere."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Protocol, TypeAlias
@@ -188,8 +188,12 @@ class CostModel:
         return {op.name: rule(op, shape) * times.get(op.name, 1) for op, rule in self._priced}
 
     def __call__(self, sizes: Sizes) -> Costs:
-        """Return the costs when each dim in `sizes` has that size."""
-        return Costs({**dict.fromkeys(self.columns, 0.0), **_summed(part.price(sizes) for part in self.parts)})
+        """Return the costs when each dim in `sizes` has that size; what only bypassed branches need costs nothing."""
+        branches = self.coupling.branches
+        gone = branches.gone(branches.closed(sizes))
+        gone |= branches.unread(gone)
+        left = (part.price(sizes) for part in self.parts if part.owner not in gone)
+        return Costs({**dict.fromkeys(self.columns, 0.0), **_summed(left)})
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
@@ -200,7 +204,21 @@ class CostModel:
             Part(name, self._dims(axes), _weight_price(fixed, itemsize, axes))
             for name, fixed, itemsize, axes in self._weights
         ]
-        return (*nodes, *weights, *(part for p in self.pricings for part in p.parts(self)))
+        further = (part for p in self.pricings for part in p.parts(self))
+        return tuple(self._gated(part) for part in (*nodes, *weights, *further))
+
+    def _gated(self, part: Part) -> Part:
+        """Return a part that costs nothing where all branches that its owner is needed in are bypassed."""
+        around = self.coupling.branches.around(part.owner)
+        if not all(around):
+            return part
+        dims = tuple(dict.fromkeys((*part.dims, *(gate for gates in around for gate in gates))))
+
+        def price(sizes: Sizes) -> Mapping[str, float]:
+            needless = all(any(sizes.get(gate, 1) == 0 for gate in gates) for gates in around)
+            return {} if needless else part.price(sizes)
+
+        return replace(part, dims=dims, price=price)
 
     @cached_property
     def terms(self) -> tuple[Term, ...]:

@@ -25,6 +25,7 @@ from graphprune.axes import (
 )
 from graphprune.normalize import COPY_MARK
 from graphprune.trace import AxisGraph
+from graphprune.transform.branches import Branches
 from graphprune.weights import Weight
 
 
@@ -78,6 +79,11 @@ class Coupling:
     @cached_property
     def dims(self) -> dict[Dim, ChannelGroup]:
         return {g.dim: g for g in self.groups}
+
+    @cached_property
+    def branches(self) -> Branches:
+        """The branches that may be bypassed, and those that may not."""
+        return Branches(self.graph)
 
     @cached_property
     def coverage(self) -> float:

@@ -56,7 +56,10 @@ class Looking:
 
 @dataclass(frozen=True)
 class Choosing:
-    """How it is decided what goes: criterion, budget, patterns; see `score` and `allocate`."""
+    """How it is decided what goes: criterion, budget, patterns; see `score` and `allocate`.
+
+    `layers`: residual branches may go as a whole where trials tell what that costs.
+    """
 
     sparsity: float | None = None
     targets: Mapping[str, float] = field(default_factory=dict)
@@ -69,6 +72,7 @@ class Choosing:
     floor: float = 0.1
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    layers: bool = True
 
     def settled(self, calibrated: bool) -> tuple[str, Allocation]:
         """Return criterion and allocation with `auto` resolved; raises UsageError where they contradict each other.
@@ -134,10 +138,11 @@ EFFORTS = ("low", "medium", "high")
 
 @dataclass(frozen=True)
 class Checking:
-    """What is done with the result before it is given: run, prove, time, evaluate.
+    """What is done with the result before it is given: run, prove, time, evaluate, clean up.
 
     `evaluate` is the caller's own metric: a function (or its name, `module:function`) that takes the path of an ONNX
-    file and returns a number, or numbers by name.
+    file and returns a number, or numbers by name. `cleanup`: what does nothing any more goes, if outputs stay the same,
+    bit for bit.
     """
 
     run: bool = True
@@ -145,6 +150,7 @@ class Checking:
     time: bool = True
     seconds: float = 2.0
     evaluate: str | Callable[[str], Any] | None = None
+    cleanup: bool = True
 
     def __post_init__(self) -> None:
         if self.evaluate is not None and not self.run:

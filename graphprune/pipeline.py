@@ -1,7 +1,7 @@
 """The straight line, from file to proven and timed file; every stage takes frozen values and returns frozen values.
 
-    load -> normalize -> trace -> solve -> calibrate -> score -> allocate -> rewrite -> reconstruct -> validate ->
-    measure -> report
+    load -> normalize -> trace -> solve -> calibrate -> score -> allocate -> rewrite -> reconstruct -> clean up ->
+    validate -> measure -> report
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from graphprune.repair import Repairing
 from graphprune.result import Result
 from graphprune.rewrite import Chosen, arranged, rearranged
 from graphprune.score import score
+from graphprune.transform.cleanup import tidy
 from graphprune.validate import Verdict, check_file, validate
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def decider(
         if known is None:
             raise UsageError("--criterion obs needs calibration, and there is none: see --calibration, and --run")
         align = _align(choosing)
-        return known.once(("deciding", align), lambda: deciding(analysis, known, align, progress))
+        by = align, choosing.layers
+        return known.once(("deciding", *by), lambda: deciding(analysis, known, by, progress))
     how = (criterion, choosing.aggregate, choosing.normalise, analysis.looking.seed)
     scores = score(analysis.coupling, *how, known=known)
     return lambda budget: allocate(analysis.coupling, scores, analysis.costs, budget)
@@ -140,14 +142,16 @@ def run_plan(
             proof = prove(analysis.model, analysis.coupling, analysis.calmest, seed=seed, progress=progress)
         require(proof)
     pruned, mended = _rewritten(analysis, plan, chosen, repairing, clock, progress)
+    if checking.run and checking.cleanup:
+        with clock.stage("clean up"):
+            pruned, mended["cleanup"] = tidy(analysis, pruned, chosen, progress)
     external = has_external_data(analysis.original) or tensor_bytes(pruned) > EMBED_LIMIT
-    folder = output.parent if output is not None else None
     if output is not None:
         guard_data(output, analysis.original, analysis.source)
     verdict: Verdict | None = None
     timing: Comparison | None = None
     peaks: tuple[float | None, float | None] = (None, None)
-    with workspace(folder) as work:
+    with workspace(output.parent if output is not None else None) as work:
         with clock.stage("write"):
             progress("writing")
             written = write_into(pruned, work, output.name if output else "model.onnx", external=external)

@@ -22,6 +22,7 @@ from graphprune.groups import Coupling
 
 FORMAT = "graphprune plan 1"
 _FIELDS = ("format", "model", "meta", "groups")
+_OPTIONAL = ("bypass",)
 _LARGEST = 1 << 24
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 
@@ -32,13 +33,15 @@ class PruningPlan:
 
     `keep` maps a group's name to the kept indices, ascending; a group that keeps all of its indices is absent.
     `sizes` has the dense sizes of the same groups. `model` says what the plan was made for (graphprune's version,
-    the model's name and totals), `meta` how (criterion, allocation, budget); both are plain JSON.
+    the model's name and totals), `meta` how (criterion, allocation, budget); both are plain JSON. `bypass` names the
+    residual branches that go as a whole; their own groups are in no plan.
     """
 
     model: Mapping[str, Any]
     keep: Mapping[str, tuple[int, ...]]
     sizes: Mapping[str, int]
     meta: Mapping[str, Any] = field(default_factory=dict)
+    bypass: tuple[str, ...] = ()
 
     def named(self, name: str) -> PruningPlan:
         """Return the plan with the model's name in its header."""
@@ -63,7 +66,8 @@ class PruningPlan:
         {'w:0': {'size': 4, 'keep': '0-1,3'}}
         """
         groups = {name: {"size": self.sizes[name], "keep": ranges(kept)} for name, kept in self.keep.items()}
-        return {"format": FORMAT, "model": dict(self.model), "meta": dict(self.meta), "groups": groups}
+        head = {"format": FORMAT, "model": dict(self.model), "meta": dict(self.meta)}
+        return {**head, **({"bypass": list(self.bypass)} if self.bypass else {}), "groups": groups}
 
     @staticmethod
     def from_json(data: object) -> PruningPlan:
@@ -74,7 +78,7 @@ class PruningPlan:
             if name not in data:
                 raise PlanError(f"the plan has no field {name!r}")
         for name in data:
-            if name not in _FIELDS:
+            if name not in (*_FIELDS, *_OPTIONAL):
                 raise PlanError(f"the plan has an unknown field {name!r}")
         if data["format"] != FORMAT:
             raise PlanError(f"the plan's format is {data['format']!r}, this graphprune reads {FORMAT!r}")
@@ -84,7 +88,7 @@ class PruningPlan:
         found = {name: _group(name, entry) for name, entry in data["groups"].items()}
         keep = {name: kept for name, (_, kept) in found.items()}
         sizes = {name: size for name, (size, _) in found.items()}
-        return PruningPlan(data["model"], keep, sizes, data["meta"])
+        return PruningPlan(data["model"], keep, sizes, data["meta"], _branches(data.get("bypass", [])))
 
     def text(self) -> str:
         """Return the plan as JSON text with one group a line."""
@@ -123,12 +127,12 @@ class PruningPlan:
             raise PlanError(f"{path}: is not JSON: {error}") from error
 
     def chosen(self, coupling: Coupling) -> dict[Dim, npt.NDArray[np.int64]]:
-        """Return the kept indices of each dim, ascending, shape [kept].
+        """Return the kept indices of each dim, ascending, shape [kept]; none for the gates of bypassed branches.
 
         Raises PlanError naming the first group that the model does not have, or has in another size, or whose kept
-        indices are none, out of range, twice there or out of order.
+        indices are none, out of range, twice there or out of order; or the first branch that cannot be bypassed.
         """
-        out: dict[Dim, npt.NDArray[np.int64]] = {}
+        out = {gate: np.zeros(0, dtype=np.int64) for gate in self._gates(coupling)}
         for name, kept in self.keep.items():
             group = coupling.group(name)
             if group is None:
@@ -142,6 +146,20 @@ class PruningPlan:
                 raise PlanError(f"the plan's group {name!r} keeps {len(kept)}: at least {group.least} are needed")
             out[group.dim] = np.array(kept, dtype=np.int64)
         return out
+
+    def _gates(self, coupling: Coupling) -> list[Dim]:
+        """Return the gates of the branches that are bypassed."""
+        gates = []
+        for name in self.bypass:
+            branch = coupling.branches.named(name)
+            if branch is None:
+                near = difflib.get_close_matches(name, [b.name for b in coupling.branches.all], 1)
+                hint = f": did you mean {near[0]!r}?" if near else ": it was made for another model"
+                raise PlanError(f"the plan's branch {name!r} is not in the model{hint}")
+            if branch.reason:
+                raise PlanError(f"the plan's branch {name!r} cannot be bypassed: {branch.reason}")
+            gates.append(branch.gate)
+        return gates
 
     def sizes_of(self, coupling: Coupling) -> dict[Dim, int]:
         """Return how many indices each dim of the plan keeps; raises as `chosen` does."""
@@ -208,6 +226,12 @@ def _group(name: str, entry: object) -> tuple[int, tuple[int, ...]]:
             break
     check_keep(name, kept, size)
     return size, tuple(kept)
+
+
+def _branches(names: object) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
+        raise PlanError("the plan's field 'bypass' is not a list of names, each once")
+    return tuple(names)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

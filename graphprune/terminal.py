@@ -80,6 +80,12 @@ AllocationOpt = Annotated[
 AlignOpt = Annotated[str, typer.Option("--align", help="Keep multiples of this; auto: of the machine's vector width.")]
 FloorOpt = Annotated[float, typer.Option("--floor", help="Fraction of every group that always stays.")]
 IncludeOpt = Annotated[list[str] | None, typer.Option("--include", help="Only groups with this pattern; repeatable.")]
+LayersOpt = Annotated[
+    bool, typer.Option("--layers/--no-layers", help="Let residual branches go as a whole where trials say so.")
+]
+CleanupOpt = Annotated[
+    bool, typer.Option("--cleanup/--no-cleanup", help="Remove what does nothing any more; outputs stay the same.")
+]
 ExcludeOpt = Annotated[list[str] | None, typer.Option("--exclude", help="Not groups with this pattern; repeatable.")]
 AllowOpt = Annotated[
     list[str] | None,
@@ -181,6 +187,7 @@ def looking_of(
 def choosing_of(
     sparsity: float | None, target: list[str] | None, speedup: float | None, criterion: str, aggregate: str,
     normalise: str, allocation: str, align: str, floor: float, include: list[str] | None, exclude: list[str] | None,
+    layers: bool = True,
 ) -> Choosing:
     """Read the options that say what goes; raises UsageError."""
     from graphprune.options import Allocation, Choosing, parse_targets
@@ -194,7 +201,7 @@ def choosing_of(
     return Choosing(
         sparsity, parse_targets(target or []), speedup, criterion, aggregate, normalise,
         cast(Allocation, allocation), "auto" if align == "auto" else int(align), floor,
-        tuple(include or ()), tuple(exclude or ()),
+        tuple(include or ()), tuple(exclude or ()), layers,
     )
 
 

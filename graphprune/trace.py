@@ -41,6 +41,7 @@ class AxisGraph:
     worlds: Worlds
     ports: tuple[Port, ...] = ()
     counts: frozenset[str] = frozenset()
+    outputs: tuple[str, ...] = ()
 
 
 def trace(model: ir.Model, worlds: Worlds, allow_io: Callable[[str], bool] = lambda name: False) -> AxisGraph:
@@ -264,7 +265,7 @@ class _Tracer:
         return AxisGraph(
             tuple(self.ops), self.values, self.weights, self.constants, tuple(self.equations), self.letters,
             self.uses, self.sources, self.worlds, ports=self.ports,
-            counts=frozenset(self.counts),
+            counts=frozenset(self.counts), outputs=tuple(v.name or "" for v in self.model.graph.outputs),
         )
 
 

@@ -6,7 +6,7 @@ the outputs lose by single groups nearly adds up, so with these curves the alloc
 
 Sources: output distortion as a sum over layers: Xu et al., Efficient joint optimization of layer-adaptive weight
 pruning in deep neural networks (ICCV 2023); layer errors that mislead in language models: Sieberling et al., EvoPress
-(ICML 2025).
+(ICML 2025). Branches by what the outputs lose without one of them: Zhang et al., FinerCut (2024), section 3.2.
 """
 
 from __future__ import annotations
@@ -27,21 +27,28 @@ from graphprune.execute import session
 from graphprune.groups import ChannelGroup
 from graphprune.quality import held_feeds
 from graphprune.reconstruct.obs import Curve
+from graphprune.rewrite import Chosen
 from graphprune.runtime import Runtime, run
 from graphprune.scale.candidates import losses
+from graphprune.transform.branches import Branch
 
 Vector = npt.NDArray[np.float64]
+Things = Sequence[ChannelGroup | Branch]
 Progress = Callable[[str], None]
 _KEPT = (0.5, 0.75, 0.25)  # fractions of a group that are tried, in this order while the work permits
 _FEWEST, _ENOUGH, _MOST = 2, 16, 128  # samples: at least, where each has many rows, where it has one
 _ROWS = 2048
 _OPENING = 500  # multiply-accumulates that one weight costs when a model is built and opened
+_NONE = np.zeros(0, np.int64)
 _LEAST = 1e-2  # of what errors are worth elsewhere: no group is free
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One group at one width: its curve's error there, and what the outputs lost (`Divergence.loss`, summed)."""
+    """One group at one width: its curve's error there, and what the outputs lost (`Divergence.loss`, summed).
+
+    Of a branch, `group` is its name, `width` 0, and `error` 0: it was bypassed.
+    """
 
     group: str
     width: int
@@ -50,29 +57,31 @@ class Trial:
 
 
 def trials(
-    analysis: Analysis, known: Knowledge, found: Mapping[str, Curve], groups: Sequence[ChannelGroup], work: float,
+    analysis: Analysis, known: Knowledge, found: Mapping[str, Curve], things: Things, work: float,
     progress: Progress = lambda text: None,
 ) -> list[Trial]:
     """Prune groups one at a time, to a half, three and one quarter of their size, and compare outputs.
 
-    `groups` come in the order in which they matter; all are tried at a half first. It ends when the models have cost
-    about `work` multiply-accumulates. Samples are those that nothing is fitted to, 2 to 128 of them, as many as the
-    work permits; 16 do where the outputs have a row for each token.
+    `things` are groups and branches, in the order in which they matter; all groups are tried at a half first, then
+    each branch is bypassed. It ends when the models have cost about `work` multiply-accumulates. Samples are those that
+    nothing is fitted to, 2 to 128 of them, as many as the work permits; 16 do where the outputs have a row for each
+    token.
 
     >>> trials(analysis, known, found, analysis.coupling.groups, 1e12)  # doctest: +SKIP
     [Trial(group='conv1.weight:0', width=32, error=0.04, loss=0.003), ...]
     """
-    runs = _dense(analysis, known, work / (2 * max(len(groups), 1)))
+    runs = _dense(analysis, known, work / (2 * max(len(things), 1)))
     macs = analysis.dense.macs * sample_scale(analysis, known.samples) * known.batch * len(runs)
     affordable = int(work / (macs + _OPENING * analysis.dense.parameters + 1))
-    wanted = list(islice(_wanted(analysis, groups), max(affordable, 1)))
+    wanted = list(islice(_wanted(analysis, things), max(affordable, 1)))
     done = []
-    lost = losses(analysis, known, ({g.dim: found[g.name].kept(width)} for g, width in wanted), runs)
-    for k, (group, width) in enumerate(wanted):
-        progress(f"trial {k + 1} of {len(wanted)}: {group.name}")
+    lost = losses(analysis, known, (_choice(found, thing, width) for thing, width in wanted), runs)
+    for k, (thing, width) in enumerate(wanted):
+        progress(f"trial {k + 1} of {len(wanted)}: {thing.name}")
         loss = next(lost)
         if loss is not None:
-            done.append(Trial(group.name, width, found[group.name].error(width), loss))
+            error = 0.0 if isinstance(thing, Branch) else found[thing.name].error(width)
+            done.append(Trial(thing.name, width, error, loss))
     return done
 
 
@@ -92,9 +101,10 @@ def _dense(analysis: Analysis, known: Knowledge, work: float) -> list[tuple[Feed
     return runs
 
 
-def _wanted(analysis: Analysis, groups: Sequence[ChannelGroup]) -> Iterator[tuple[ChannelGroup, int]]:
-    """Yield groups and widths to try, each once."""
+def _wanted(analysis: Analysis, things: Things) -> Iterator[tuple[ChannelGroup | Branch, int]]:
+    """Yield groups and widths to try, each once, and branches after the first round."""
     seen = set()
+    groups = [g for g in things if not isinstance(g, Branch)]
     for fraction in _KEPT:
         for group in groups:
             sizes = [n for n in allowed_sizes(group, analysis.coupling, 1)[:-1] if n >= group.least]
@@ -102,6 +112,14 @@ def _wanted(analysis: Analysis, groups: Sequence[ChannelGroup]) -> Iterator[tupl
             if width is not None and (group.name, width) not in seen:
                 seen.add((group.name, width))
                 yield group, width
+        if fraction == _KEPT[0]:
+            yield from ((b, 0) for b in things if isinstance(b, Branch))
+
+
+def _choice(found: Mapping[str, Curve], thing: ChannelGroup | Branch, width: int) -> Chosen:
+    """Return what a trial keeps: of a branch nothing."""
+    return {thing.gate: _NONE} if isinstance(thing, Branch) else {thing.dim: found[thing.name].kept(width)}
+
 
 
 def worth(found: Mapping[str, Curve], tried: Sequence[Trial]) -> dict[str, tuple[npt.NDArray[np.int64], Vector]]:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from graphprune.allocate import Budget, allocate, allowed_sizes
+from graphprune.allocate import Budget, allocate, allowed_sizes, open_branches, planned
 from graphprune.allocate.best import best
 from graphprune.allocate.error import kept_counts
 from graphprune.allocate.exchange import exchanged
@@ -94,10 +94,11 @@ def test_terms_change_as_the_whole_costs_do(coupling: Coupling) -> None:
     dense = [t.price({}) for t in costs.terms]
     for _ in range(20):
         sizes = {g.dim: int(rng.integers(1, g.size + 1)) for g in coupling.groups}
+        sizes |= {gate: int(rng.integers(2)) for gate in coupling.branches.by_gate}
         for kind in ("macs", "params", "bytes"):
             change = sum(t.price(sizes).get(kind, 0) - d.get(kind, 0) for t, d in zip(costs.terms, dense, strict=True))
             assert change == pytest.approx(costs(sizes).of(kind) - costs({}).of(kind), abs=0.5)
-    dims = {g.dim for g in coupling.groups}
+    dims = {g.dim for g in coupling.groups} | coupling.branches.by_gate.keys()
     assert all(t.dims and set(t.dims) <= dims for t in costs.terms)
 
 
@@ -360,3 +361,68 @@ def test_further_kinds_are_counted_and_targeted(coupling: Coupling, monkeypatch:
     assert 0.35 < plan.meta["costs"]["latency"] / plan.model["latency"] <= 0.4
     with pytest.raises(UsageError, match="a target of 'latency' needs a cost model that counts it"):
         kept_counts(coupling, bends(coupling), CostModel(coupling), Budget(targets={"latency": 0.5}))
+
+
+# ---- branches as one more choice
+
+
+def with_branch(coupling: Coupling, budget: Budget, loss: float) -> dict[str, int]:
+    (branch,) = coupling.branches.free
+    return kept_counts(coupling, bends(coupling), CostModel(coupling), budget, {branch.name: loss})
+
+
+def test_a_branch_that_is_worth_little_goes_and_what_is_in_it_costs_nothing(coupling: Coupling) -> None:
+    (branch,) = coupling.branches.free
+    budget = Budget(targets={"macs": 0.5})
+    assert with_branch(coupling, budget, 1e-6) == {STEM: 64, BLOCK: 96, HEAD: 128, branch.name: 0}
+    costs = CostModel(coupling)
+    assert costs({branch.gate: 0}).macs == costs({}).macs - 2 * 64 * 96 * 9 * 64
+    assert run(coupling, budget)[BLOCK] < 96
+
+
+def test_a_branch_that_is_worth_much_stays(coupling: Coupling) -> None:
+    (branch,) = coupling.branches.free
+    budget = Budget(targets={"macs": 0.5})
+    assert with_branch(coupling, budget, 1e6) == {**run(coupling, budget), branch.name: 1}
+    assert with_branch(coupling, budget, np.inf)[branch.name] == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0.05, 1.0), st.sampled_from(["macs", "params"]), st.floats(0.0, 100.0), st.integers(0, 20))
+def test_targets_hold_with_branches(coupling: Coupling, target: float, kind: str, loss: float, seed: int) -> None:
+    (branch,) = coupling.branches.free
+    costs = CostModel(coupling)
+    curves = bends(coupling, seed)
+    counts = kept_counts(coupling, curves, costs, Budget(targets={kind: target}), {branch.name: loss})
+    sizes = {g.dim: counts[g.name] for g in coupling.groups} | {branch.gate: counts[branch.name]}
+    assert costs(sizes).of(kind) <= target * costs({}).of(kind)
+    without = run(coupling, Budget(targets={kind: target}), seed)
+    total = error(curves, counts) + loss * (1 - counts[branch.name])
+    assert total <= error(curves, without) * 1.05 + 1e-9
+
+
+def test_a_sparsity_bypasses_nothing(coupling: Coupling) -> None:
+    budget = Budget(sparsity=0.5)
+    assert with_branch(coupling, budget, 0.0) == run(coupling, budget)
+
+
+def test_patterns_choose_among_branches(coupling: Coupling) -> None:
+    (branch,) = coupling.branches.free
+
+    def names(**patterns: tuple[str, ...]) -> list[str]:
+        return [b.name for b in open_branches(coupling, Budget(targets={"macs": 0.5}, **patterns))]
+
+    assert names() == names(include=("a",)) == names(include=(branch.name,)) == [branch.name]
+    assert names(exclude=("head",)) == [branch.name] and not names(include=("head:0",))
+    assert not names(exclude=("b",)) and not names(exclude=("Add*",))
+    assert not open_branches(coupling, Budget(sparsity=0.5))
+
+
+def test_plans_do_not_speak_of_what_is_inside_of_a_bypassed_branch(coupling: Coupling) -> None:
+    (branch,) = coupling.branches.free
+    keep = {BLOCK: range(8), HEAD: range(64)}
+    plan = planned(coupling, keep, CostModel(coupling), {}, [branch.name])
+    assert plan.bypass == (branch.name,) and set(plan.keep) == {HEAD}
+    assert plan.sizes_of(coupling)[branch.gate] == 0
+    assert plan.meta["costs"]["macs"] == CostModel(coupling)(plan.sizes_of(coupling)).macs
+    assert set(planned(coupling, keep, CostModel(coupling), {}).keep) == {BLOCK, HEAD}

@@ -84,6 +84,25 @@ def test_text_has_one_group_a_line_and_is_plain_json() -> None:
     assert json.loads(text) == plan_of(a=(0, 1, 2, 5), b=(4,)).to_json()
 
 
+def test_bypassed_branches_are_a_field_that_may_be_absent(tmp_path: Path) -> None:
+    plan = PruningPlan({}, {"a:0": (0, 1)}, {"a:0": 8}, {}, ("/add/1", "/add/2"))
+    plan.save(tmp_path / "plan.json")
+    assert PruningPlan.load(tmp_path / "plan.json") == plan
+    assert json.loads(plan.text())["bypass"] == ["/add/1", "/add/2"]
+    assert "bypass" not in plan_of(a=(0, 1)).to_json() and PruningPlan.from_json(plan_of().to_json()).bypass == ()
+
+
+@pytest.mark.parametrize("names", ["conv", [1], ["a", "a"], {}], ids=str)
+def test_bypass_is_a_list_of_names(names: object) -> None:
+    with pytest.raises(PlanError, match="'bypass' is not a list of names"):
+        PruningPlan.from_json({**plan_of().to_json(), "bypass": names})
+
+
+def test_a_branch_that_is_not_there_is_refused(coupling: Coupling) -> None:
+    with pytest.raises(PlanError, match=r"branch '/add' is not in the model: it was made for another model"):
+        PruningPlan({}, {}, {}, {}, ("/add",)).chosen(coupling)
+
+
 def test_saving_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     path.write_text("old")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from graphprune.allocate.align import alignment_of, allowed_sizes, detect_alignment
 from graphprune.allocate.budget import Budget, limits_of, select, unreachable
+from graphprune.allocate.gates import open_branches, settled
 from graphprune.allocate.ladder import ALLOCATIONS, Ladder, Levels, Rule, ladders
 from graphprune.allocate.search import fit
 from graphprune.costs import CostModel, Costs
@@ -87,17 +88,22 @@ def _plan(rungs: Sequence[Ladder], levels: Levels, costs: tuple[Costs, Costs], m
 
 
 def planned(
-    coupling: Coupling, keep: Mapping[str, Sequence[int]], costs: CostModel, meta: Mapping[str, Any]
+    coupling: Coupling, keep: Mapping[str, Sequence[int]], costs: CostModel, meta: Mapping[str, Any],
+    bypass: Collection[str] = (),
 ) -> PruningPlan:
-    """Return the plan that keeps these indices of groups; groups that are not named keep all.
+    """Return the plan that keeps these indices of groups and bypasses branches; groups not named keep all.
+
+    What lies inside of bypassed branches is not in the plan.
 
     >>> planned(coupling, {"conv1.weight:0": range(32)}, CostModel(coupling), {})  # doctest: +SKIP
     """
     groups = {g.name: g for g in coupling.groups}
-    after = costs({groups[name].dim: len(kept) for name, kept in keep.items()})
+    keep, bypass = settled(coupling, keep, bypass) if bypass else (keep, ())
+    gates = {b.gate: 0 for b in coupling.branches.free if b.name in bypass} if bypass else {}
+    after = costs({**{groups[name].dim: len(kept) for name, kept in keep.items()}, **gates})
     ordered = {g.name: tuple(sorted(int(i) for i in keep[g.name])) for g in coupling.groups if g.name in keep}
     sizes = {name: groups[name].size for name in ordered}
-    return PruningPlan(header(costs({}).to_json()), ordered, sizes, {**meta, "costs": after.to_json()})
+    return PruningPlan(header(costs({}).to_json()), ordered, sizes, {**meta, "costs": after.to_json()}, tuple(bypass))
 
 
 def _meta(scores: Scores, budget: Budget) -> dict[str, Any]:
@@ -119,6 +125,7 @@ __all__ = [
     "allocate",
     "allowed_sizes",
     "detect_alignment",
+    "open_branches",
     "planned",
     "select",
 ]

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from graphprune.allocate.best import best
 from graphprune.allocate.budget import Budget, limits_of, select, unreachable
 from graphprune.allocate.exchange import exchanged
+from graphprune.allocate.gates import gate_ladders
 from graphprune.allocate.knapsack import Levels, Prices, Task
 from graphprune.allocate.ladder import Ladder, ladders
 from graphprune.costs import CostModel, Term
@@ -29,7 +30,9 @@ _EXACT = 1e-9
 _WORST = 1e12
 
 
-def kept_counts(coupling: Coupling, curves: Curves, costs: CostModel, budget: Budget) -> dict[str, int]:
+def kept_counts(
+    coupling: Coupling, curves: Curves, costs: CostModel, budget: Budget, losses: Mapping[str, float] | None = None
+) -> dict[str, int]:
     """Return how many indices each group keeps, so that a budget is met with the least summed error.
 
     Counts are those that alignment, floor and each group's least number allow. A group that `include` and `exclude`
@@ -37,13 +40,16 @@ def kept_counts(coupling: Coupling, curves: Curves, costs: CostModel, budget: Bu
     never exceeded; all of them hold. A sparsity, in place of targets, is the fraction of indices that go, over all
     groups together. Errors have to be comparable between groups; where a curve rises with the width it is flattened.
 
+    `losses` are the errors of branches that may be bypassed for targets, by name: their counts are 0 (bypassed) or 1.
+    What is inside of a bypassed branch costs nothing more.
+
     >>> kept_counts(coupling, {"a:0": ([8, 64], [0.5, 0.0])}, CostModel(coupling), budget)  # doctest: +SKIP
     {'a:0': 32}
 
     Raises NothingPrunable if no group is left to prune, TargetError for a target below what floors and alignment
     permit, UsageError for a curve of a group that the model does not have, and for unknown names.
     """
-    problem = posed(coupling, curves, costs, budget)
+    problem = posed(coupling, curves, costs, budget, losses)
     rungs, task = problem.rungs, problem.task
     levels = best(task)
     if levels is None:
@@ -71,7 +77,9 @@ class Posed:
         return tuple(x.nearest(counts.get(x.group.name, x.group.size)) for x in self.rungs)
 
 
-def posed(coupling: Coupling, curves: Curves, costs: CostModel, budget: Budget) -> Posed:
+def posed(
+    coupling: Coupling, curves: Curves, costs: CostModel, budget: Budget, losses: Mapping[str, float] | None = None
+) -> Posed:
     """Return the task that `kept_counts` solves; raises as it does, but for targets that cannot be reached."""
     known = {g.name for g in coupling.groups}
     if not set(curves) <= known:
@@ -80,6 +88,9 @@ def posed(coupling: Coupling, curves: Curves, costs: CostModel, budget: Budget) 
     if not selection.groups:
         raise NothingPrunable("nothing can be pruned: the model has no channel group, or all are left out")
     rungs = ladders(coupling, selection, {g.name: np.zeros(g.size) for g in coupling.groups}, budget)
+    if losses and budget.targets:
+        rungs += gate_ladders(coupling, losses)
+        curves = {**curves, **{name: ([0, 1], [loss, 0.0]) for name, loss in losses.items()}}
     return Posed(rungs, _task(rungs, curves, costs, budget))
 
 

@@ -5,6 +5,8 @@ follow a size. `BOUNDS`: below which number indices must lie. `COSTS`: multiply-
 shapes alone tell. `SHAPES`: type and sizes of outputs where onnx has no answer.
 `STORED`: which operands hold quantised weights. `BODIES`: what sizes cross the border of an operator's bodies.
 `DESIGNS`: how data and weight of a node make y = x W + b.
+`RESIDUALS`: which inputs are added up, and what becomes of the node without one of them.
+`NOOPS`: which nodes do nothing.
 `MOMENTS`, `AFFINE`, `LOOKUPS`, `FLOORS`: what a model tells of its inputs and inner values.
 """
 
@@ -33,6 +35,7 @@ from graphprune.ops import (
     moe,
     movement,
     nchwc,
+    noops,
     normalization,
     qlinear,
     qshapes,
@@ -42,6 +45,7 @@ from graphprune.ops import (
     recurrent,
     reduction,
     resample,
+    residual,
     shapes,
     spectral,
 )
@@ -51,11 +55,13 @@ from graphprune.ops.designs import Design, DesignRule
 from graphprune.ops.fused_designs import ADD, DYNAMIC, SCALERS, SPELLED
 from graphprune.ops.gather import CARRIERS, MOVERS, PICKERS, REPEATERS, BoundRule
 from graphprune.ops.inference import ShapeRule
+from graphprune.ops.noops import NoopRule, Sight
 from graphprune.ops.qlinear import ROUNDERS
 from graphprune.ops.quantised_experts import QUANTISED
 from graphprune.ops.quantization import ROUND_TRIP
 from graphprune.ops.reading import AffineRule, FloorRule, LookupRule, MomentRule
 from graphprune.ops.registry import AxisRule, CostRule, Op, Operand, Table
+from graphprune.ops.residual import IDENTITY, MULTIPLY, PASSING, Instead, Residual, ResidualRule
 from graphprune.ops.shapes import FILLERS, RANDOM, ContentRule
 from graphprune.ops.sizes import RefitRule
 from graphprune.ops.stored import StoredRule
@@ -142,6 +148,8 @@ MOMENTS: Table[MomentRule] = Table("moments", [*reading.MOMENTS])
 AFFINE: Table[AffineRule] = Table("affine maps", [*reading.AFFINE])
 LOOKUPS: Table[LookupRule] = Table("lookups", [*reading.LOOKUPS])
 BODIES: Table[BodyRule] = Table("bodies", [*control_flow.BODIES])
+NOOPS: Table[NoopRule] = Table("nodes that do nothing", [*noops.NOOPS])
+RESIDUALS: Table[ResidualRule] = Table("residual sums", [*residual.RESIDUALS])
 STORED: Table[StoredRule] = Table(
     "quantised weights",
     [*quantization.STORED, *qlinear.STORED, *blockwise.STORED, *quantised_experts.STORED],
@@ -177,14 +185,19 @@ __all__ = [
     "DYNAMIC",
     "FILLERS",
     "FLOORS",
+    "IDENTITY",
     "LOOKUPS",
     "MOMENTS",
     "MOVERS",
+    "MULTIPLY",
+    "NOOPS",
+    "PASSING",
     "PICKERS",
     "QUANTISED",
     "RANDOM",
     "REFITS",
     "REPEATERS",
+    "RESIDUALS",
     "ROUNDERS",
     "ROUND_TRIP",
     "SCALERS",
@@ -196,10 +209,15 @@ __all__ = [
     "CostRule",
     "Design",
     "DesignRule",
+    "Instead",
+    "NoopRule",
     "Op",
     "Operand",
     "RefitRule",
+    "Residual",
+    "ResidualRule",
     "ShapeRule",
+    "Sight",
     "StoredRule",
     "Table",
 ]

@@ -110,6 +110,7 @@ def inspect_record(analysis: Analysis, pinned: bool = False) -> dict[str, Any]:
             }
             for g in coupling.groups
         ],
+        "branches": branches_record(analysis),
         "pins": [{"name": n, "reason": r, "elements": size} for n, r, size in coupling.pins()],
         "coverage": coupling.coverage,
         "border": border_record(analysis),
@@ -117,6 +118,22 @@ def inspect_record(analysis: Analysis, pinned: bool = False) -> dict[str, Any]:
         **(_pinned(coupling) if pinned else {}),
         "seconds": dict(analysis.seconds),
     }
+
+
+def branches_record(analysis: Analysis) -> list[dict[str, Any]]:
+    """Return the residual branches: what goes with each if it is bypassed, and the reason why one cannot be."""
+    branches, macs = analysis.coupling.branches, analysis.costs.op_macs({})
+    weights = analysis.coupling.graph.weights
+    return [
+        {
+            "name": b.name,
+            "nodes": len(b.nodes),
+            "parameters": sum(weights[w].size for w in branches.unread(b.nodes)),
+            "macs": sum(macs.get(n, 0) for n in b.nodes),
+            "reason": b.reason,
+        }
+        for b in branches.all
+    ]
 
 
 def border_record(analysis: Analysis) -> dict[str, Any]:
@@ -192,6 +209,7 @@ def prune_record(
         "groups": [
             {"name": g.name, "size": g.size, "kept": len(plan.keep.get(g.name, range(g.size)))} for g in coupling.groups
         ],
+        "bypass": list(plan.bypass),
         "pins": [{"name": n, "reason": r, "elements": size} for n, r, size in coupling.pins()],
         "coverage": coupling.coverage,
         "border": border_record(analysis) if coupling.coverage < 1 - WORTH else None,
@@ -201,6 +219,7 @@ def prune_record(
         "assumed": list(analysis.assumed) if verdict else [],
         "calibration": None,
         "repair": None,
+        "cleanup": None,
         "divergence": None,
         "evaluation": None,
         "remark": "",

@@ -76,6 +76,7 @@ def print_prune(console: Console, record: Mapping[str, Any], output: str, verbos
     proof = record["proof"]
     if proof:
         console.print(f"proof: {proof_words(proof)}")
+    print_changes(console, record)
     quality.print_repair(console, record, verbose)
     quality.print_evaluation(console, record)
     checks = [c["name"] for c in record["checks"] if c["passed"]]
@@ -139,6 +140,7 @@ def print_inspect(console: Console, record: Mapping[str, Any], verbose: bool) ->
             shown.append(f"... {len(places) - len(shown)} more (-v)")
         table.add_row(g["name"], str(g["size"]), count(g["parameters"]), count(g["macs"]), "\n".join(shown))
     console.print(table)
+    _print_branches(console, record["branches"], verbose)
     _print_pins(console, record["pins"], verbose)
     _print_open(console, record["state"])
     for key, title in (("pin_shares", "pinned weights"), ("half_prunable", "prunable by another axis only")):
@@ -146,6 +148,21 @@ def print_inspect(console: Console, record: Mapping[str, Any], verbose: bool) ->
             console.print(shares_table(title, record[key]))
             console.print()
     console.print("seconds: " + ", ".join(f"{k} {v:.3f}" for k, v in record["seconds"].items()))
+
+
+def _print_branches(console: Console, branches: Sequence[Mapping[str, Any]], verbose: bool) -> None:
+    """Print the branches that could be bypassed; only how many there are, unless `verbose`."""
+    if not branches:
+        return
+    free = [b for b in branches if not b["reason"]]
+    refused = f", {len(branches) - len(free)} more cannot be" if len(free) < len(branches) else ""
+    if not verbose:
+        console.print(f"residual branches: {len(free)} can be bypassed{refused} (-v lists them)")
+        return
+    table = table_of("residual branches", "branch", "parameters", "MACs", "cannot go", right=("parameters", "MACs"))
+    for b in branches:
+        table.add_row(b["name"], count(b["parameters"]), count(b["macs"]), b["reason"])
+    console.print(table)
 
 
 def print_plan(console: Console, record: Mapping[str, Any], verbose: bool) -> None:
@@ -156,8 +173,21 @@ def print_plan(console: Console, record: Mapping[str, Any], verbose: bool) -> No
         if verbose or g["kept"] < g["size"]:
             table.add_row(g["name"], str(g["size"]), str(g["kept"]))
     console.print(table)
+    print_changes(console, record)
     _print_border(console, record)
     _print_state(console, record["state"])
+
+
+def print_changes(console: Console, record: Mapping[str, Any]) -> None:
+    """Print which branches are bypassed, and what was cleaned up."""
+    bypass, cleanup = record["bypass"], record["cleanup"]
+    if bypass:
+        many = f"{len(bypass)} branches" if len(bypass) > 1 else "1 branch"
+        _print_line(console, f"bypassed: {many}: {', '.join(bypass)}")
+    if cleanup and (cleanup["nodes"] or cleanup["constants"]):
+        console.print(f"clean-up: {cleanup['nodes']} nodes and {cleanup['constants']} constants less, outputs the same")
+    if cleanup and cleanup["dropped"]:
+        console.print(f"clean-up left out, it would change the outputs: {', '.join(cleanup['dropped'])}")
 
 
 def print_bench(console: Console, record: Mapping[str, Any]) -> None:

@@ -17,9 +17,10 @@ from graphprune.normalize import reshare
 from graphprune.ops import REFITS
 from graphprune.ops.sizes import Shrunk
 from graphprune.rewrite.patch import Patcher
+from graphprune.transform.bypass import bypass, silenced
 
 Chosen: TypeAlias = Mapping[Dim, npt.NDArray[np.int64]]
-"""Which indices each dim keeps, in which order; dims that are absent keep all."""
+"""Which indices each dim keeps, in which order; dims that are absent keep all. The gate of a bypassed branch: none."""
 
 
 def rearranged(model: ir.Model, coupling: Coupling, chosen: Chosen) -> ir.Model:
@@ -41,9 +42,19 @@ def rearranged(model: ir.Model, coupling: Coupling, chosen: Chosen) -> ir.Model:
         if name in values and any(view.shrunk(a) for a in operand.axes):
             pairs = zip(operand.axes, operand.dynamic, strict=True)
             _restate(values[name], [None if not view.shrunk(a) else -1 if d else view.size(a) for a, d in pairs])
+    bypass(out, all_nodes(out), coupling.branches.closed(chosen))
     reshare(out)
-    _drop_unused(out)
+    drop_unused(out)
     return out
+
+
+def sizes_now(coupling: Coupling, chosen: Chosen) -> dict[str, tuple[int | None, ...]]:
+    """Return the sizes of all values that are known after a choice; None: a size that depends on the input."""
+    view = _View(coupling, chosen)
+    return {
+        name: tuple(None if d else view.size(a) for a, d in zip(o.axes, o.dynamic, strict=True))
+        for name, o in coupling.graph.values.items() if o.rank_known
+    }
 
 
 class _View:
@@ -123,7 +134,8 @@ def _restate(value: ir.Value, sizes: list[int | None]) -> None:
         value.shape = None
 
 
-def _drop_unused(model: ir.Model) -> None:
+def drop_unused(model: ir.Model) -> None:
+    """Remove the nodes and constants of a model that nothing needs."""
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     lengths = {node: len(node.inputs) for graph in model.graphs() for node in graph}
@@ -136,11 +148,14 @@ def _drop_unused(model: ir.Model) -> None:
 def masked(model: ir.Model, coupling: Coupling, chosen: Chosen) -> ir.Model:
     """Return a copy in which the slots that pruning would remove are zero wherever they are contracted.
 
+    What bypassed branches give is multiplied by zero.
+
     For dims that are not normalised over this computes what the pruned model computes (the second oracle).
     """
     out = model.clone()
     view = _View(coupling, chosen)
     nodes = all_nodes(out)
+    silenced(out, nodes, coupling.branches.closed(chosen))
     done: set[tuple[str, int, int]] = set()
     for op in coupling.graph.ops:
         made = (coupling.graph.sources, coupling.graph.constants)
