@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,10 +37,11 @@ from graphprune.plan import PruningPlan
 from graphprune.prove import Proof, prove
 from graphprune.repair import Repairing
 from graphprune.result import Result
-from graphprune.rewrite import Chosen, arranged, rearranged
+from graphprune.rewrite import Chosen, rearranged
 from graphprune.score import score
 from graphprune.transform.cleanup import tidy
-from graphprune.validate import Verdict, check_file, validate
+from graphprune.validate import Verdict
+from graphprune.validated import validated
 
 if TYPE_CHECKING:
     from graphprune.calibrate.knowledge import Knowledge
@@ -157,7 +157,7 @@ def run_plan(
             written = write_into(pruned, work, output.name if output else "model.onnx", external=external)
         if checking.run:
             with clock.stage("validate"):
-                verdict = _validated(analysis, written, chosen, progress)
+                verdict = validated(analysis, written, chosen, progress)
         if checking.run and checking.time and not analysis.reference.converted:
             with clock.stage("measure"):
                 from graphprune.timed import latency, memory
@@ -190,29 +190,6 @@ def _rewritten(
         return pruned, {}
     with clock.stage("reconstruct"):
         return pruned, repairing(analysis, pruned, chosen, progress)
-
-
-def _validated(analysis: Analysis, written: Path, chosen: Chosen, progress: Progress) -> Verdict:
-    """Check a written model; raises ValidationError."""
-    verdict = validate(
-        written,
-        analysis.reference,
-        sizes_may_differ=analysis.coupling.graph.worlds.sizes_unknown,
-        dense_passes_checker=lambda: _passes(analysis),
-        arrange=lambda arrays: arranged(arrays, analysis.coupling, chosen),
-        progress=progress,
-    )
-    if not verdict.passed:
-        raise ValidationError(f"the pruned model failed its checks, nothing was written: {verdict.failures}")
-    return verdict
-
-
-def _passes(analysis: Analysis) -> bool:
-    """Return whether the dense model itself passes onnx's checker."""
-    if analysis.source is not None:
-        return check_file(analysis.source).passed
-    with tempfile.TemporaryDirectory() as folder:
-        return check_file(write_into(analysis.original, Path(folder), "model.onnx", external=False)).passed
 
 
 def require(proof: Proof) -> None:
