@@ -182,7 +182,8 @@ class Deciding:
         """Return the plan for a budget; raises as `kept_counts` and `allocate` do."""
         coupling, costs = self.analysis.coupling, self.analysis.costs
         if budget.allocation == "error":
-            return self.plan(kept_counts(coupling, self._by_width(budget), costs, budget, self.branches(budget)), budget)
+            by_width, losses = self._by_width(budget), self.branches(budget)
+            return self.plan(kept_counts(coupling, by_width, costs, budget, losses), budget)
         order = marginal if budget.allocation == "global" else ranked
         scores = Scores({name: order(c) for name, c in self.found.items()}, "obs", "sum", "none")
         return allocate(coupling, scores, costs, budget)
@@ -197,7 +198,7 @@ class Deciding:
         return {t.group: t.loss for t in self.tried(budget) if t.width == 0}
 
     def plan(self, counts: Mapping[str, int], budget: Budget) -> PruningPlan:
-        """Return the plan in which groups keep so many indices, the others all; branches that keep none are bypassed."""
+        """Return the plan in which groups keep so many indices, the others all; branches with none are bypassed."""
         found = self.found
         keep = {n: found[n].kept(kept).tolist() for n, kept in counts.items() if n in found and kept < found[n].size}
         bypass = [name for name in self.branches(budget) if counts.get(name, 1) == 0]

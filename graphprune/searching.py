@@ -64,7 +64,7 @@ def improved(deciding: Deciding, plan: PruningPlan, budget: Budget, progress: Pr
     if evaluations < _FEWEST or not feeds:
         return plan
     posed = deciding.posed(budget)
-    start = posed.levels({name: len(kept) for name, kept in plan.keep.items()})
+    start = posed.levels({**{name: len(kept) for name, kept in plan.keep.items()}, **dict.fromkeys(plan.bypass, 0)})
     task = _thinned(posed.task, start)
     if not task.fits(start) or sum(len(o) > 1 for o in task.open) < 2:
         return plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,16 @@ import numpy as np
 import onnx
 import pytest
 import small
+from layered import given
 from oracles import Net
 
 import graphprune
+from graphprune.accuracy import deciding
+from graphprune.allocate import Budget
 from graphprune.calibrate.knowledge import learn
 from graphprune.influence import influences
 from graphprune.model import load
+from graphprune.searching import improved
 
 RNG = np.random.default_rng(0)
 X = {"x": RNG.standard_normal((400, 6)).astype(np.float32)}
@@ -77,6 +82,33 @@ def test_branches_alone_are_repaired_after_all() -> None:
     assert found["sequential"][0]["relative"] < 0.8 * found["none"][0]["relative"]
 
 
+def test_a_tied_weight_is_repaired_where_one_of_its_branches_is_gone() -> None:
+    net = Net()
+    x = net.gemm(net.input("x", [None, 6]), 6, 6)
+    up, down, shift = net.weight(6, 24, name="up"), net.weight(24, 6, name="down"), net.weight(6)
+    for _ in range(3):
+        y = net("MatMul", net("Relu", net("MatMul", x, up)), down)
+        x = net("Add", x, net("Mul", net("Add", y, shift), net.const(np.float32(0.2))))
+    model = net.output(net.gemm(x, 6, 4)).model()
+    analysis = graphprune.analyse(model)
+    plan = graphprune.prune(model, 0.4, **OPTIONS).plan
+    for branch in analysis.coupling.branches.free:
+        both = graphprune.PruningPlan(plan.model, plan.keep, plan.sizes, {}, (branch.name,))
+        for repair in ("symmetric", "sequential", "weights"):
+            result = graphprune.prune(model, plan=both, **{**OPTIONS, "repair": repair})
+            assert result.report["repair"]["mode"] == repair and result.report["repair"]["layers"]
+
+
+def test_a_search_starts_from_bypassed_branches() -> None:
+    analysis = graphprune.analyse(blocks(1.0, 1e-4, 1.0))
+    decide = deciding(analysis, replace(learn(analysis, given(X)), effort="high"), (1, True), lambda text: None)
+    budget = Budget(targets={"macs": 0.5}, allocation="error")
+    plan = decide(budget)
+    found = improved(decide, plan, budget, lambda text: None)
+    assert plan.bypass and found.bypass and found.meta["search"]["after"] <= found.meta["search"]["before"]
+    assert analysis.costs(found.sizes_of(analysis.coupling)).macs <= 0.5 * analysis.dense.macs
+
+
 def test_inspect_lists_branches_and_why_some_stay(tmp_path: Path) -> None:
     net = Net()
     x = net.gemm(net.input("x", [None, 5]), 5, 8)
@@ -93,8 +125,6 @@ def test_inspect_lists_branches_and_why_some_stay(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scale", [0.0, 0.5])
 def test_influence_is_the_angle_that_a_branch_turns_by(scale: float) -> None:
-    from layered import given
-
     analysis = graphprune.analyse(blocks(scale, 1.0))
     known = learn(analysis, given(X))
     first, second = (influences(analysis, known, analysis.coupling.branches.free)[b.name]

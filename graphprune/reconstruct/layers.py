@@ -129,7 +129,7 @@ def write(
     assert value is not None
     dtype = value.dtype or ir.DataType.FLOAT
     nodes = all_nodes(model)
-    sharing = [nodes[n] for n in layer.consumer.nodes]
+    sharing = [nodes[n] for n in layer.consumer.nodes if n in nodes]  # the others went with a branch
     if matrix is not None:
         array = np.ascontiguousarray(layer.design.weights(np.stack(matrix), layer.shape))
         _put(model, node, layer.design.weight, ir.tensor(array.astype(dtype.numpy()), dtype=dtype), sharing)

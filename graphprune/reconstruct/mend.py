@@ -106,7 +106,7 @@ def writable(each: Layer, nodes: Mapping[str, ir.Node]) -> bool:
         return place_of(nodes[each.node], each.design, each.outputs) is not None
     if each.design.answers is not None or each.design.bias is None:
         return True
-    return all(bias_of(nodes[name], each) is not None for name in each.consumer.nodes)
+    return all(bias_of(nodes[name], each) is not None for name in each.consumer.nodes if name in nodes)
 
 
 def _in_order(each: Layer, node: ir.Node) -> bool:
