@@ -12,7 +12,8 @@ import onnx_ir as ir
 from graphprune import feeds as feeding
 from graphprune.errors import UsageError
 from graphprune.execute import relative_error
-from graphprune.measure import bench, compare_latency, peak_memory_mb
+from graphprune.measure import bench, compare_latency
+from graphprune.memory import peak_memory_mb
 from graphprune.metric import Metric, judge, name_of
 from graphprune.model import load
 from graphprune.pipeline import Analysis, Looking, analyse

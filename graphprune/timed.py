@@ -6,7 +6,8 @@ from pathlib import Path
 
 from graphprune.analysis import Analysis
 from graphprune.execute import runnable
-from graphprune.measure import Comparison, compare_latency, peak_memory_mb
+from graphprune.measure import Comparison, compare_latency
+from graphprune.memory import peak_memory_mb
 from graphprune.rewrite import Chosen, arranged
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from graphprune import measure
+from graphprune import measure, memory
 from graphprune.errors import RuntimeUnavailable, SessionError, UsageError
 from graphprune.measure import (
     Comparison,
@@ -22,8 +22,8 @@ from graphprune.measure import (
     bench,
     compare_latency,
     interleaved,
-    peak_memory_mb,
 )
+from graphprune.memory import peak_memory_mb
 from graphprune.runtime import Runtime, open_session
 
 X = {"x": np.ones((1, 8), np.float32)}
@@ -211,11 +211,11 @@ def test_peak_memory_passes_on_what_fails(tmp_path: Path, monkeypatch: pytest.Mo
         peak_memory_mb(tmp_path / "nowhere.onnx", X, Runtime())
     with pytest.raises(RuntimeUnavailable, match="'npu9' is not available"):
         peak_memory_mb(matrix_model(), X, Runtime(provider="npu9"))
-    monkeypatch.setattr(measure, "_CHILD", "raise SystemExit('out of luck')")
+    monkeypatch.setattr(memory, "_CHILD", "raise SystemExit('out of luck')")
     with pytest.raises(SessionError, match="ended with status 1: out of luck"):
         peak_memory_mb(matrix_model(), X, Runtime())
 
 
 def test_peak_memory_is_unknown_where_the_platform_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "_peak_bytes", lambda: None)
+    monkeypatch.setattr(memory, "_peak_bytes", lambda: None)
     assert peak_memory_mb(matrix_model(), X, Runtime()) is None
