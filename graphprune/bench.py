@@ -1,9 +1,9 @@
-"""Compare and time models as files: costs, memory, latency, outputs."""
+"""Compare two models as files: costs, memory, latency, outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ import onnx_ir as ir
 from graphprune import feeds as feeding
 from graphprune.errors import UsageError
 from graphprune.execute import relative_error
-from graphprune.measure import bench, compare_latency
+from graphprune.measure import compare_latency
 from graphprune.memory import peak_memory_mb
 from graphprune.metric import Metric, judge, name_of
 from graphprune.model import load
-from graphprune.pipeline import Analysis, Looking, analyse
+from graphprune.pipeline import Looking, analyse
 from graphprune.report.record import costs_record, timing_record
 from graphprune.runtime import open_session, run
 from graphprune.sizes import input_symbols
@@ -71,22 +71,6 @@ def _evaluation(
     return {"metric": name_of(metric), **found}
 
 
-def bench_models(
-    models: Sequence[Path], looking: Looking, seconds: float, progress: Callable[[str], None]
-) -> dict[str, Any]:
-    """Return what `bench --json` prints: percentiles and peak memory of each model."""
-    first = analyse(models[0], looking, progress)
-    feed = first.reference.feeds[0]
-    feeds = [feed, *[fitted(feed, load(path)) for path in models[1:]]]
-    progress("timing")
-    timings = bench([str(m) for m in models], feeds, looking.runtime, seconds)
-    rows = []
-    for (name, timing), path, own in zip(timings.items(), models, feeds, strict=True):
-        progress(f"measuring the memory of {path.name}")
-        rows.append({"model": name, **asdict(timing), "peak_memory_mb": peak_memory_mb(path, own, looking.runtime)})
-    return {"models": rows, "inputs": _shapes(first), "assumed": list(first.assumed)}
-
-
 def fitted(feed: Mapping[str, Any], model: ir.Model) -> feeding.Feeds:
     """Return inputs of one model for another: the leading part of those that are smaller there; raises UsageError."""
     symbols = input_symbols(model)
@@ -118,7 +102,3 @@ def _names(names: Mapping[str, Any]) -> str:
 def _moved(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
     """Return the names of arrays that have other sizes in the second."""
     return [name for name, a in one.items() if name in two and a.shape != two[name].shape]
-
-
-def _shapes(analysis: Analysis) -> dict[str, list[int]]:
-    return {k: list(v.shape) for k, v in analysis.reference.feeds[0].items()}

@@ -25,6 +25,7 @@ from graphprune.terminal import (
     EvaluateOpt,
     ExcludeOpt,
     FloorOpt,
+    ForceOpt,
     IncludeOpt,
     InputsOpt,
     JobsOpt,
@@ -213,7 +214,7 @@ def prune(
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run the result before it is written.")] = True,
     prove: Annotated[bool, typer.Option("--prove/--no-prove", help="Prove the groups by permuting them.")] = True,
     timing: Annotated[bool, typer.Option("--time/--no-time", help="Time both models.")] = True,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    force: ForceOpt = False,
     json_: JsonOpt = False, quiet: QuietOpt = False, verbose: VerboseOpt = False,
 ) -> None:
     """Prune a model, prove and time the result, and write it."""

@@ -7,12 +7,10 @@ itself, and calls nothing a speed-up that this says could be noise.
 
 from __future__ import annotations
 
-import itertools
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -25,6 +23,7 @@ Samples: TypeAlias = npt.NDArray[np.float64]
 
 _MIN_ROUNDS = 10
 _ENOUGH_FOR_P99 = 100
+_OPENINGS = 6
 _STRETCHES = 5  # a single opening is cut into so many
 _PATIENCE = 4  # a comparison may take so many times as long as asked for, to open the models anew
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -180,44 +179,56 @@ def compare_latency(
     are, because the one opened last is measurably faster; only once if six would take much longer than `seconds`.
     Raises `SessionError` or `RuntimeUnavailable`.
     """
-    models = {"dense": (dense, feeds_dense), "pruned": (pruned, feeds_pruned), "again": (dense, feeds_dense)}
-    orders = list(itertools.permutations(models))
-    openings: list[Opening] = []
-    while len(openings) < len(orders):
+    return race([(dense, feeds_dense), (pruned, feeds_pruned)], runtime, seconds)[1]
+
+
+def race(models: Sequence[tuple[ModelSource, Feeds]], runtime: Runtime, seconds: float = 2.0) -> list[Comparison]:
+    """Time several models in turn, the first of them twice, and compare each with the first.
+
+    >>> [c.speedup for c in race([("a.onnx", {"x": x}), ("b.onnx", {"x": x})], Runtime())]  # doctest: +SKIP
+    [1.0, 1.73]
+
+    Sessions are opened anew in at least six orders, each of them equally often at each place; only once if that
+    would take much longer than `seconds`. The comparison of the first model is with its twin: its `noise_band` is
+    what an equal model has, and its `speedup` is 1 by definition. Raises `SessionError` or `RuntimeUnavailable`.
+    """
+    if not models:
+        raise UsageError("there is nothing to time: give a model")
+    entries = [models[0], *models]
+    orders = _orders(len(entries))
+    found: list[list[Samples]] = []
+    while len(found) < len(orders):
         began = time.perf_counter()
-        calls = {name: _opened(models[name], runtime) for name in orders[len(openings)]}
-        if not openings:
+        calls = {str(k): _opened(entries[k], runtime) for k in orders[len(found)]}
+        if not found:
             opened = time.perf_counter()
             for call in calls.values():
                 call()
             cost = opened - began + _MIN_ROUNDS * (time.perf_counter() - opened)
             if cost * len(orders) > _PATIENCE * seconds:
                 orders = orders[:1]
-        openings.append(Opening(**interleaved(calls, seconds=seconds / len(orders), min_rounds=_MIN_ROUNDS)))
+        timed = interleaved(calls, seconds=seconds / len(orders), min_rounds=_MIN_ROUNDS)
+        found.append([timed[str(k)] for k in range(len(entries))])
         calls.clear()  # frees these sessions before the next are opened
-    return Comparison.from_openings(openings)
+    twin = Comparison.from_openings([Opening(one, again, again) for one, again, *_ in found])
+    first = replace(twin, after=twin.before, speedup=1.0, significant=False)
+    others = range(2, len(entries))
+    return [first, *(Comparison.from_openings([Opening(o[0], o[1], o[k]) for o in found]) for k in others)]
+
+
+def _orders(count: int) -> list[list[int]]:
+    """Return at least six orders of sessions in which each is equally often at each place.
+
+    >>> _orders(2)
+    [[0, 1], [1, 0], [1, 0], [0, 1], [0, 1], [1, 0]]
+    """
+    out: list[list[int]] = []
+    while len(out) < _OPENINGS:
+        base = list(range(count))[:: -1 if len(out) // count % 2 else 1]
+        out += [base[k:] + base[:k] for k in range(count)]
+    return out
 
 
 def _opened(model: tuple[ModelSource, Feeds], runtime: Runtime) -> Callable[[], object]:
     source, feeds = model
     return bind(open_session(source, runtime), feeds)
-
-
-def bench(
-    models: Sequence[str | os.PathLike[str]], feeds: Feeds | Sequence[Feeds], runtime: Runtime, seconds: float = 2.0
-) -> dict[str, Timing]:
-    """Time several models in turn, on the same inputs or each on its own.
-
-    >>> bench(["a.onnx", "b.onnx"], {"x": x}, Runtime())["a.onnx"].median_ms  # doctest: +SKIP
-    4.2
-
-    The keys are the paths as given; one given again is `path (2)`, so that a model can be timed against itself.
-    Raises `SessionError` or `RuntimeUnavailable`.
-    """
-    calls: dict[str, Callable[[], object]] = {}
-    everyone = [feeds] * len(models) if isinstance(feeds, Mapping) else feeds
-    for index, (model, own) in enumerate(zip(models, everyone, strict=True)):
-        path = os.fspath(model)
-        earlier = sum(os.fspath(other) == path for other in models[:index])
-        calls[f"{path} ({earlier + 1})" if earlier else path] = _opened((model, own), runtime)
-    return {name: Timing.from_samples(samples) for name, samples in interleaved(calls, seconds=seconds).items()}

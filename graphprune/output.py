@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +28,29 @@ def guard(output: Path, model: Path, plan_file: Path | None = None, force: bool 
     check_folder(output.parent)
     if not force:
         _check_ours(output)
+
+
+def guard_new(output: Path, inputs: Iterable[Path], force: bool = False) -> None:
+    """Raise UsageError if a report or table must not be written there: a model, a folder, or a file that exists."""
+    for other in inputs:
+        if _same(output, other):
+            raise UsageError(f"{output}: is a model that is read: give another name")
+    if output.is_dir():
+        raise UsageError(f"{output}: is a folder: give a file name")
+    check_folder(output.parent)
+    if output.exists() and not force:
+        raise UsageError(f"{output}: exists: give another name, or --force")
+
+
+def put(output: Path, content: str | bytes) -> None:
+    """Write a file beside its place and rename it, so that it is never there by halves; raises UsageError."""
+    beside = output.with_name(f".{output.name}.part")
+    try:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(beside, output)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UsageError(f"{output}: cannot be written: {error.strerror or error}") from error
 
 
 def check_folder(folder: Path) -> None:

@@ -8,17 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from graphprune.terminal import (
+    BatchesOpt,
     BatchOpt,
     EvaluateOpt,
+    ForceOpt,
     InputsOpt,
     JsonOpt,
     ModelArg,
     ProviderOpt,
+    ProvidersOpt,
     QuietOpt,
     SecondsOpt,
     SeedOpt,
     ShapeOpt,
     Talk,
+    ThreadCountsOpt,
     ThreadsOpt,
     looking_of,
 )
@@ -57,19 +61,31 @@ def compare(
 
 
 def bench(
-    models: Annotated[list[Path], typer.Argument(help="One or more models.", show_default=False)],
+    models: Annotated[list[Path], typer.Argument(help="One or more models; speed is against the first.",
+                                                 show_default=False)],
     json_: JsonOpt = False, quiet: QuietOpt = False, input_shape: ShapeOpt = None, inputs: InputsOpt = None,
-    provider: ProviderOpt = "cpu", threads: ThreadsOpt = None, batch: BatchOpt = None, seed: SeedOpt = 0,
+    provider: ProvidersOpt = None, threads: ThreadCountsOpt = None, batch: BatchesOpt = None, seed: SeedOpt = 0,
     seconds: SecondsOpt = 2.0,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write the table here, too, as CSV.")] = None,
+    force: ForceOpt = False,
 ) -> None:
-    """Time models in turn, on the same inputs."""
+    """Time models in turn on the same inputs, over a grid of providers, threads and batch sizes."""
     talk = Talk(json_, quiet)
-    from graphprune.bench import bench_models
+    from graphprune.grid import Grid, as_csv, bench_models, numbers, words
+    from graphprune.output import guard_new, put
     from graphprune.report import text
 
+    grid = Grid(
+        tuple(words(provider)) or ("cpu",), tuple(dict.fromkeys(numbers(threads, "--threads", 0))) or (1,),
+        tuple(dict.fromkeys(numbers(batch, "--batch", 1))) or (None,),
+    )
+    if csv is not None:
+        guard_new(csv, models, force)
     with talk.progress() as progress:
-        looking = looking_of(input_shape, inputs, provider, threads, batch, seed, models[0])
-        record = bench_models(models, looking, seconds, progress)
+        looking = looking_of(input_shape, inputs, grid.providers[0], grid.threads[0], None, seed, models[0])
+        record = bench_models(models, looking, grid, seconds, progress)
+    if csv is not None:
+        put(csv, as_csv(record))
     talk.show(record, text.print_bench)
 
 

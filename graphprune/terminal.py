@@ -31,6 +31,17 @@ ThreadsOpt = Annotated[
     int | None,
     typer.Option("--threads", help="Threads; 0: one per core; default: one, but one per core where nothing is timed."),
 ]
+ProvidersOpt = Annotated[
+    list[str] | None, typer.Option("--provider", help="cpu, cuda, ...; several by commas or repeated; default: cpu.")
+]
+ThreadCountsOpt = Annotated[
+    list[str] | None,
+    typer.Option("--threads", help="Threads, such as 1,2,4 (0: one per core); also repeatable; default: 1."),
+]
+BatchesOpt = Annotated[
+    list[str] | None, typer.Option("--batch", help="Samples per run where that is open, such as 1,8; also repeatable.")
+]
+ForceOpt = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 BatchOpt = Annotated[int | None, typer.Option("--batch", min=1, help="Samples per run where that is open.")]
 SeedOpt = Annotated[int, typer.Option("--seed", help="Seed of made-up inputs and of the proof's permutations.")]
 SecondsOpt = Annotated[float, typer.Option("--seconds", help="About how long to time.")]

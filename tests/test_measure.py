@@ -19,9 +19,9 @@ from graphprune.measure import (
     Comparison,
     Opening,
     Timing,
-    bench,
     compare_latency,
     interleaved,
+    race,
 )
 from graphprune.memory import peak_memory_mb
 from graphprune.runtime import Runtime, open_session
@@ -176,12 +176,33 @@ def test_compare_takes_feeds_of_their_own() -> None:
         compare_latency(matrix_model(), matrix_model(8, rows=4), X, X, Runtime(), seconds=0.0)
 
 
-def test_bench_names_paths_and_repeats(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    path.write_bytes(matrix_model())
-    timings = bench([path, str(path), tmp_path / "m.onnx"], X, Runtime(), seconds=0.0)
-    assert list(timings) == [str(path), f"{path} (2)", f"{path} (3)"]
-    assert all(timing.rounds == 10 for timing in timings.values())
+def test_a_race_compares_all_with_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[bytes] = []
+
+    def noted(source: bytes, runtime: Runtime) -> object:
+        opened.append(source)
+        return open_session(source, runtime)
+
+    monkeypatch.setattr(measure, "open_session", noted)
+    models = [matrix_model(8), matrix_model(4), matrix_model(2)]
+    first, *others = race([(m, X) for m in models], Runtime(), seconds=0.3)
+    assert len(opened) == 32 and [opened.count(m) for m in models] == [16, 8, 8]
+    assert {opened[k::4].count(models[2]) for k in range(4)} == {2}
+    assert first.speedup == 1 and not first.significant and 0 < first.noise_band < math.inf
+    assert first.before == first.after and all(c.before == first.before for c in others)
+    assert [c.after.rounds for c in others] == [first.before.rounds // 2] * 2
+    (alone,) = race([(models[0], X)], Runtime(), seconds=0.0)
+    assert alone.after.rounds == 20 and alone.noise_band > 0
+    with pytest.raises(UsageError, match="nothing to time"):
+        race([], Runtime())
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 7])
+def test_orders_are_fair(count: int) -> None:
+    orders = measure._orders(count)
+    assert len(orders) >= 6
+    for place in range(count):
+        assert {sum(o[place] == k for o in orders) for k in range(count)} == {len(orders) // count}
 
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
