@@ -7,10 +7,8 @@ Everything onnxruntime throws leaves as a `SessionError` of one line, whatever c
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import io
-import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +21,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphprune.errors import RuntimeUnavailable, SessionError, UsageError
+from graphprune.exotic import EXOTIC, array_of, pack
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -38,9 +37,6 @@ _CUDA = "CUDA" + _SUFFIX
 _ON_CUDA = frozenset({_CUDA, "Tensorrt" + _SUFFIX, "NvTensorRTRTX" + _SUFFIX})
 _GPU = "onnxruntime-gpu"
 _PACKAGES = {"cuda": _GPU, "tensorrt": _GPU, "openvino": "onnxruntime-openvino", "dml": "onnxruntime-directml"}
-# Element types that onnxruntime computes with but whose arrays its run() neither takes nor returns faithfully:
-# bfloat16 raises, float8 comes back as bytes.
-_EXOTIC = re.compile(r"tensor\(((?:bfloat|float8|u?int4)\w*)\)")
 _LONGEST_MESSAGE = 300
 
 
@@ -89,8 +85,10 @@ def resolve_provider(provider: str) -> str:
     )
 
 
-def open_session(model: ModelSource, runtime: Runtime) -> onnxruntime.InferenceSession:
-    """Open a model in onnxruntime.
+def open_session(
+    model: ModelSource, runtime: Runtime, profile: str | None = None
+) -> onnxruntime.InferenceSession:
+    """Open a model in onnxruntime; `profile` is how the name of a file begins that gets the times of its nodes.
 
     >>> session = open_session("resnet50.onnx", Runtime(threads=2))  # doctest: +SKIP
 
@@ -110,7 +108,7 @@ def open_session(model: ModelSource, runtime: Runtime) -> onnxruntime.InferenceS
     try:
         session: onnxruntime.InferenceSession = library.InferenceSession(
             model if isinstance(model, bytes) else os.fspath(model),
-            sess_options=_options(library, runtime),
+            sess_options=_options(library, runtime, profile),
             providers=list(dict.fromkeys(wanted)),
             # Otherwise onnxruntime prints a banner and silently retries on the CPU.
             enable_fallback=0,
@@ -180,7 +178,7 @@ def _run_bound(session: onnxruntime.InferenceSession, feeds: Feeds, names: Seque
     """Run once through an IOBinding in host memory, which carries the element types that run() cannot."""
     binding, _held = _binding(session, feeds, names, "cpu")
     session.run_with_iobinding(binding)
-    return [_array(value) for value in binding.get_outputs()]
+    return [array_of(value) for value in binding.get_outputs()]
 
 
 def _binding(
@@ -199,7 +197,7 @@ def _binding(
             binding.bind_cpu_input(name, data)
         else:
             kind = ir.DataType.from_numpy(data.dtype)
-            data = _pack(data) if kind.bitwidth == 4 else data
+            data = pack(data) if kind.bitwidth == 4 else data
             value = library.OrtValue.ortvalue_from_numpy_with_onnx_type(data, kind.value)
             binding.bind_ortvalue_input(name, value)
         held.append(data)
@@ -214,34 +212,8 @@ def _binding(
 def _is_exotic(session: onnxruntime.InferenceSession, feeds: Feeds) -> bool:
     """Tell whether an input or output has an element type that plain run() cannot carry."""
     return any(np.asarray(array).dtype.isbuiltin != 1 for array in feeds.values()) or any(
-        _EXOTIC.fullmatch(value.type) for value in session.get_outputs()
+        EXOTIC.fullmatch(value.type) for value in session.get_outputs()
     )
-
-
-def _array(value: Any) -> npt.NDArray[Any]:
-    """Copy a tensor out of an OrtValue in host memory, into an ml_dtypes array where numpy has no such type."""
-    exotic = _EXOTIC.fullmatch(value.data_type())
-    if exotic is None:
-        return np.asarray(value.numpy())
-    kind, shape = ir.DataType[exotic.group(1).upper()], tuple(value.shape())
-    count = math.prod(shape)
-    size = (count * kind.bitwidth + 7) // 8
-    raw = np.frombuffer(ctypes.string_at(value.data_ptr(), size) if size else b"", dtype=np.uint8)
-    if kind.bitwidth == 4:
-        raw = np.stack([raw & 0xF, raw >> 4], axis=-1).reshape(-1)[:count]
-    return np.array(raw.view(kind.numpy()).reshape(shape))
-
-
-def _pack(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Pack 4-bit elements two to a byte, the first in the low half, as onnxruntime stores them.
-
-    The result keeps the unpacked shape, because onnxruntime reads the shape from it, and ends in unused bytes.
-    """
-    nibbles = np.zeros(array.size + array.size % 2, np.uint8)
-    nibbles[: array.size] = array.reshape(-1).view(np.uint8) & 0xF
-    packed = np.zeros(array.size, np.uint8)
-    packed[: nibbles.size // 2] = nibbles[0::2] | nibbles[1::2] << 4
-    return packed.reshape(array.shape)
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, npt.NDArray[Any]]]:
@@ -256,13 +228,15 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         yield name, np.asarray(value)
 
 
-def _options(library: Any, runtime: Runtime) -> Any:
+def _options(library: Any, runtime: Runtime, profile: str | None) -> Any:
     """Translate a Runtime into onnxruntime's session options."""
     options = library.SessionOptions()
     level = library.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if runtime.optimise else level.ORT_DISABLE_ALL
     options.log_severity_level = 4  # what goes wrong is raised, and told in one line
     options.intra_op_num_threads = runtime.threads
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     options.inter_op_num_threads = 1
     # Idle workers spin by default and take the cores of the next session: of three equal sessions with two threads
     # each, run in turn on two cores, one took 9.6 ms and the others 1.7. Asleep between operators, all took 1.5.
