@@ -210,3 +210,11 @@ class Deciding:
     def _by_width(self, budget: Budget) -> Curves:
         tried = self.tried(budget)
         return worth(self.found, tried) if tried else {n: c.by_width() for n, c in self.found.items()}
+
+
+def curves_of(known: Knowledge | None) -> list[dict[str, Any]] | None:
+    """Return the curves that plans were made by, for a report; None where there are none."""
+    if known is None:
+        return None
+    told: dict[str, Any] = known.once("told", dict)  # by whoever decided last
+    return curves_record(told["errors"], told["losses"]) if told else None

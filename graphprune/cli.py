@@ -35,10 +35,12 @@ from graphprune.terminal import (
     MemoryOpt,
     ModelArg,
     NormaliseOpt,
+    PlotsOpt,
     PresetOpt,
     ProviderOpt,
     QuietOpt,
     RepairOpt,
+    ReportOpt,
     SamplesOpt,
     SchedulerOpt,
     SecondsOpt,
@@ -214,7 +216,7 @@ def prune(
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run the result before it is written.")] = True,
     prove: Annotated[bool, typer.Option("--prove/--no-prove", help="Prove the groups by permuting them.")] = True,
     timing: Annotated[bool, typer.Option("--time/--no-time", help="Time both models.")] = True,
-    force: ForceOpt = False,
+    force: ForceOpt = False, report: ReportOpt = None, plots: PlotsOpt = None,
     json_: JsonOpt = False, quiet: QuietOpt = False, verbose: VerboseOpt = False,
 ) -> None:
     """Prune a model, prove and time the result, and write it."""
@@ -228,8 +230,11 @@ def prune(
     from graphprune.pipeline import Checking, Choosing, Order, analyse, carry_out
     from graphprune.plan import PruningPlan
     from graphprune.report import text
+    from graphprune.reporting import Reporting
 
     guard(target_path, model, plan_file, force)
+    reporting = Reporting(report, plots, force, run, seconds)
+    reporting.guard([model, target_path])
     if plan_file is not None and (sparsity is not None or target or speedup is not None):
         raise UsageError("--plan says what goes: give no --sparsity, --target or --speedup with it")
     choosing = None
@@ -245,6 +250,7 @@ def prune(
         looking = looking.allowing(decided.allow_io if decided is not None else ())
         analysis = _runnable(analyse(model, looking, progress), run)
         result = carry_out(analysis, Order(choosing or Choosing(), checking, asked, decided), target_path, progress)
+        reporting.write(analysis, result, target_path, progress)
     talk.show({**result.report, "output": str(target_path)}, text.print_prune, str(target_path), verbose)
     talk.warn_if_whole(result.plan.keep)
     measured, evaluation = result.report["speedup"], result.report["evaluation"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from graphprune import __version__
-from graphprune.accuracy import deciding, prepare
+from graphprune.accuracy import curves_of, deciding, prepare
 from graphprune.allocate import Budget, allocate
 from graphprune.allocate.align import detect_alignment
 from graphprune.analysis import Analysis, Clock, Progress, analyse, silent
@@ -271,7 +271,8 @@ def carry_out(analysis: Analysis, order: Order, output: Path | None = None, prog
             repairing = telling_onset(repairing, known, budget, decide)
     if repairing is not None and evaluator is not None:
         repairing = telling_unrepaired(repairing, evaluator)
-    return run_plan(analysis, plan, checking, output, progress, repairing, evaluator=evaluator)
+    result = run_plan(analysis, plan, checking, output, progress, repairing, evaluator=evaluator)
+    return replace(result, report={**result.report, "curves": curves_of(known)})
 
 
 _OPTIONS: tuple[type[Any], ...] = (Choosing, Looking, Checking, Calibrating)

@@ -41,6 +41,10 @@ ThreadCountsOpt = Annotated[
 BatchesOpt = Annotated[
     list[str] | None, typer.Option("--batch", help="Samples per run where that is open, such as 1,8; also repeatable.")
 ]
+ReportOpt = Annotated[
+    Path | None, typer.Option("--report", help="Write a page about it, one .html that loads nothing.")
+]
+PlotsOpt = Annotated[Path | None, typer.Option("--plots", help="Write its charts as PNG into this folder.")]
 ForceOpt = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 BatchOpt = Annotated[int | None, typer.Option("--batch", min=1, help="Samples per run where that is open.")]
 SeedOpt = Annotated[int, typer.Option("--seed", help="Seed of made-up inputs and of the proof's permutations.")]
@@ -159,24 +163,15 @@ class Talk:
     def show(self, record: dict[str, Any], printer: Callable[..., None], *args: Any) -> None:
         """Print a record, as JSON or by a table printer."""
         if self.as_json:
+            from graphprune.report.record import plain
+
             Talk.answered = True
-            print(json.dumps(_plain(record)))
+            print(json.dumps(plain(record)))
         elif not self.quiet:
             from rich.console import Console
 
             width = None if sys.stdout.isatty() else 120
             printer(Console(highlight=False, markup=False, soft_wrap=True, width=width), record, *args)
-
-
-def _plain(value: Any) -> Any:
-    """Make infinities and NaN, which JSON does not have, None."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    return value
 
 
 def looking_of(

@@ -185,6 +185,21 @@ def timing_record(timing: Comparison | None) -> dict[str, Any]:
     }
 
 
+def plain(value: Any) -> Any:
+    """Return a value for JSON: infinities and NaN, which it does not have, are None.
+
+    >>> plain({"a": (1.0, float("inf"))})
+    {'a': [1.0, None]}
+    """
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
 @dataclass(frozen=True)
 class Findings:
     """What was found out about a pruned model; None where that was not asked for."""
@@ -222,6 +237,8 @@ def prune_record(
         "cleanup": None,
         "divergence": None,
         "evaluation": None,
+        "curves": None,
+        "pareto": None,
         "remark": "",
         "seconds": dict(seconds),
         "plan": plan.to_json(),

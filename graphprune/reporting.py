@@ -1,0 +1,81 @@
+"""What is written about a pruning beside the model: a page, and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graphprune.analysis import Analysis, silent
+from graphprune.errors import SessionError, UsageError
+from graphprune.execute import runnable
+from graphprune.output import check_folder, guard_new, put
+from graphprune.profiled import profile_both, profile_record
+from graphprune.result import Result
+from graphprune.rewrite import arranged
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """Where a page and a folder of plots go, if anywhere; `run`: models may be run for them, for about `seconds`."""
+
+    page: Path | None = None
+    plots: Path | None = None
+    force: bool = False
+    run: bool = True
+    seconds: float = 2.0
+
+    def guard(self, files: Sequence[Path]) -> None:
+        """Raise UsageError, before any work, where something could not be written, or would replace one of `files`."""
+        if self.page is not None:
+            guard_new(self.page, files, self.force)
+        if self.plots is not None:
+            from graphprune.report.plots import need, targets
+
+            need()
+            if self.plots.exists() and not self.plots.is_dir():
+                raise UsageError(f"{self.plots}: is no folder: give another name for the plots")
+            check_folder(self.plots if self.plots.exists() else self.plots.parent)
+            if self.plots.exists():
+                for file in targets(self.plots):
+                    guard_new(file, files, self.force)
+
+    def write(
+        self, analysis: Analysis, result: Result, output: Path, progress: Callable[[str], None] = silent
+    ) -> None:
+        """Profile both models and write what is asked for; raises UsageError."""
+        if self.page is None and self.plots is None:
+            return
+        from graphprune.report.data import report_data
+
+        profile, said = None, "The models were not run: there is no profile."
+        if self.run and not analysis.reference.converted:
+            progress("profiling")
+            try:
+                profile, said = self._profile(analysis, result), ""
+            except SessionError as error:
+                said = f"There is no profile: {error}"
+        progress("writing the report")
+        model = analysis.source.name if analysis.source else analysis.original.graph.name or "model"
+        data = report_data(analysis.coupling, result.report, (model, output.name), profile, said)
+        if self.page is not None:
+            from graphprune.report.page import page
+
+            put(self.page, page(data))
+        if self.plots is not None:
+            from graphprune.report.plots import plots
+
+            drawn = plots(data)
+            self.plots.mkdir(exist_ok=True)
+            for name, content in drawn.items():
+                put(self.plots / name, content)
+
+    def _profile(self, analysis: Analysis, result: Result) -> dict[str, Any]:
+        from graphprune.report.data import node_names
+
+        feed = analysis.reference.feeds[0]
+        other = arranged(feed, analysis.coupling, result.plan.chosen(analysis.coupling))
+        with runnable(analysis.original, analysis.source) as dense, runnable(result.ir_model) as pruned:
+            both = profile_both((dense, feed), (pruned, other), analysis.looking.runtime, self.seconds)
+        return profile_record(*both, node_names(analysis.coupling))
