@@ -1,0 +1,324 @@
+"""The report as a page: what it holds, that nothing in a model's names can act in it, and a click through it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from browser import chromium, click, complaints, requests, screen
+from small import cli, cnn, record, refused
+
+from graphprune import __version__
+from graphprune.report.data import curves_record
+from graphprune.report.layout import apart, layered
+from graphprune.report.page import as_json, page
+
+CAUGHT = "document.title='caught'"
+NASTY = f'</script><script>{CAUGHT}</script><img src=x onerror="{CAUGHT}">&amp;@@DATA@@\u2028'
+
+
+def nasty() -> onnx.ModelProto:
+    """Return a network whose names are written to break a page."""
+    proto = cnn()
+    for node in proto.graph.node:
+        node.input[:] = [f"{NASTY}{n}" if n in ("w2", "c1") else n for n in node.input]
+        node.output[:] = [f"{NASTY}{n}" if n == "c1" else n for n in node.output]
+        node.name = f"{node.name}{NASTY}" if node.name == "conv2" else node.name
+    for w in proto.graph.initializer:
+        w.name = f"{NASTY}w2" if w.name == "w2" else w.name
+    return proto
+
+
+PARETO = [
+    {"speedup": 1.2, "macs": 9e5, "latency_ms": 1.5, "divergence": 0.01, "plan": {"keep": {}}},
+    {"speedup": 2.0, "macs": 5e5, "latency_ms": 0.9, "divergence": 0.09, "plan": f"plan{NASTY}.json"},
+]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a page about a model with nasty names, and one with a Pareto list."""
+    folder = tmp_path_factory.mktemp("report")
+    onnx.save(nasty(), folder / "<b>net.onnx")
+    options = ("--target", "macs=0.5", "--align", 1, "--samples", 64, "--effort", "low", "--seconds", 0.1)
+    paths = ("-o", folder / "p.onnx", "--report", folder / "r.html", "--plots", folder / "plots")
+    got = record("prune", folder / "<b>net.onnx", *options, *paths)
+    (folder / "record.json").write_text(json.dumps(got))
+    data = data_of(folder / "r.html")
+    data["record"]["pareto"] = PARETO
+    (folder / "pareto.html").write_text(page(data), encoding="utf-8")
+    return folder
+
+
+def data_of(file: Path) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', file.read_text("utf-8"), re.DOTALL)
+    assert found is not None and not set(found[1]) & set("<>&\u2028\u2029")
+    data: dict[str, Any] = json.loads(found[1])
+    return data
+
+
+def test_the_page_holds_what_the_record_says(made: Path) -> None:
+    got, data = json.loads((made / "record.json").read_text()), data_of(made / "r.html")
+    assert (data["model"], data["output"], data["version"]) == ("<b>net.onnx", "p.onnx", __version__)
+    shown = data["record"]
+    assert all(shown[key] == got[key] for key in ("before", "after", "groups", "pins", "divergence", "curves"))
+    assert {g["name"] for g in shown["groups"]} == {"w1:0", f"{NASTY}w2:0"}
+    assert {c["group"] for c in shown["curves"]} == {"w1:0", f"{NASTY}w2:0"}
+    for c in shown["curves"]:
+        assert c["errors"][-1] == 0 and c["widths"][-1] in (32, 48) and c["errors"] == sorted(c["errors"])[::-1]
+    graph = data["graph"]
+    assert len(graph["nodes"]) == 7 and [n["y"] for n in graph["nodes"]] == list(range(7)) and not graph["left_out"]
+    assert [edge[:2] for edge in graph["edges"]] == [[k, k + 1] for k in range(6)]
+    assert graph["nodes"][0]["g"] == [0] and graph["nodes"][2]["r"] == [0] and graph["nodes"][2]["g"] == [1]
+    profile = data["profile"]
+    assert profile["runs"] >= 5 and sum(o["before_ms"] for o in profile["operators"]) > 0
+    assert {n["name"] for n in profile["nodes"]} & {"conv1", "head", "flat"}
+
+
+def test_the_page_asks_for_nothing_and_trusts_nothing(made: Path) -> None:
+    text = (made / "r.html").read_text("utf-8")
+    assert text.count("<script") == text.count("</script>") == 2 and "<img" not in text
+    outside = re.sub(r"http://www.w3.org/2000/svg", "", text)
+    assert "http:" not in outside and "https:" not in outside and "@import" not in text and "url(" not in text
+    assert not re.search(r"<[^>]*\son\w+\s*=", text), "an inline handler"
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+    assert policy is not None and "default-src &#x27;none&#x27;" in policy[1]
+    for tag in ("style", "script"):
+        inside = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        assert len(inside) == 1
+        digest = base64.b64encode(hashlib.sha256(inside[0].encode()).digest()).decode()
+        assert f"{tag}-src &#x27;sha256-{digest}&#x27;" in policy[1]
+    assert "<title>&lt;b&gt;net.onnx</title>" in text
+    assert json.loads(as_json({"a": NASTY})) == {"a": NASTY}
+
+
+def test_files_are_guarded_before_any_work(net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = tmp_path / "r.html"
+    there.write_text("mine")
+    base = ("prune", net, "--sparsity", 0.5, "-o", tmp_path / "p.onnx", "--no-run", "--calibration", "off")
+    refused(tmp_path, *base, "--report", there, says="exists: give another name, or --force")
+    refused(tmp_path, *base, "--report", net, "--force", says="is a model that is read")
+    refused(tmp_path, *base, "--report", tmp_path / "no" / "r.html", says="no such folder")
+    refused(tmp_path, *base, "--plots", there, says="is no folder")
+    assert there.read_text() == "mine" and not (tmp_path / "p.onnx").exists()
+    assert cli(*base, "--report", there, "--force").code == 0
+    data = data_of(there)
+    assert data["profile"] is None and "not run" in data["profile_said"] and data["record"]["curves"] is None
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_plots_are_png_files(made: Path, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    from graphprune.report import plots
+
+    assert {p.name for p in (made / "plots").iterdir()} == {"widths.png", "time.png", "curves.png"}
+    drawn = plots.plots(data_of(made / "pareto.html"))
+    assert set(drawn) == {"widths.png", "time.png", "curves.png", "pareto.png"}
+    for file in (made / "plots").iterdir():
+        with Image.open(file) as image:
+            assert image.format == "PNG" and image.width > 600 and len(set(image.convert("L").getdata())) > 8
+    base = ("prune", net, "--sparsity", 0.5, "-o", tmp_path / "p.onnx", "--no-run", "--calibration", "off")
+    refused(tmp_path, *base, "--plots", made / "plots", says="widths.png: exists")
+
+    def absent(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(plots.importlib, "import_module", absent)
+    refused(tmp_path, *base, "--plots", tmp_path / "new", says="pip install graphprune[report]")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_layout_leads_down_and_keeps_its_distance() -> None:
+    edges = [(0, 1), (1, 2), (0, 3), (2, 4), (3, 4), (0, 4)]
+    found = layered(6, edges)
+    assert all(found.y[a] < found.y[b] for a, b in edges)
+    assert [len(b) for b in found.bends] == [found.y[b] - found.y[a] - 1 for a, b in edges]
+    for row in set(found.y):
+        places = sorted(found.x[k] for k in range(6) if found.y[k] == row)
+        assert all(b - a >= 0.99 for a, b in pairwise(places))
+    assert layered(0, []).x == [] and layered(2, [(1, 0)]).y == [0, 0], "a line up is no reason to move"
+    assert apart([3.0, 1.0, 2.0]) == [1.0, 2.0, 3.0]
+
+
+def test_curves_are_thinned_and_short() -> None:
+    widths, errors = list(range(1000, 0, -1)), [k / 3e3 for k in range(1000)]
+    (c,) = curves_record({"a": (widths, errors)}, {"a": (widths, [2 * e for e in errors])})
+    assert len(c["widths"]) == len(c["errors"]) == len(c["losses"]) == 33
+    assert (c["widths"][0], c["widths"][-1], c["errors"][-1], c["losses"][-1]) == (1000, 1, 0.333, 0.666)
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with chromium(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def shown(driver: Any, made: Path) -> Iterator[Any]:
+    """Yield the driver with the page open; afterwards nothing was complained of, asked for or caught."""
+    screen(driver, 1280, 900)
+    requests(driver), complaints(driver)
+    address = (made / "pareto.html").as_uri()
+    driver.get(address)
+    yield driver
+    assert complaints(driver) == []
+    assert set(requests(driver)) == {address}
+    assert driver.title == "<b>net.onnx", "a name was taken for markup"
+
+
+def one(driver: Any, selector: str) -> Any:
+    (found,) = driver.find_elements("css selector", selector)
+    return found
+
+
+def many(driver: Any, selector: str) -> list[Any]:
+    return list(driver.find_elements("css selector", selector))
+
+
+def test_every_section_is_there_and_folds(shown: Any) -> None:
+    titles = ["Summary", "Widths", "Time", "Error against width", "Quality", "Pareto", "Pinned", "Graph"]
+    assert [h.text for h in many(shown, "main h2")] == titles
+    assert [a.text for a in many(shown, "nav a")] == titles
+    summary = one(shown, "#summary").text
+    assert "multiply-accumulates" in summary and "onnx checker" in summary and "Permuting all 2 groups" in summary
+    assert "graph output" in one(shown, "#pins").text and "after symmetric repair" in one(shown, "#quality").text
+    assert len(many(shown, "#widths .bar")) == 2 and len(many(shown, "#curves figure")) == 2
+    assert "Conv" in one(shown, "#time .bars").text and len(many(shown, "#pareto circle")) == 2
+    assert "2.00 ×" in one(shown, "#pareto").text and NASTY[:20] in one(shown, "#pareto").text
+    for part in many(shown, "main > section"):
+        details = part.find_element("css selector", "details")
+        one_line = part.find_element("css selector", "summary")
+        assert details.get_attribute("open")
+        click(shown, one_line)
+        assert not details.get_attribute("open")
+    click(shown, many(shown, "nav a")[3])
+    assert one(shown, "#curves > details").get_attribute("open"), "a link opens what it leads to"
+
+
+def test_widths_are_filtered_and_scaled(shown: Any) -> None:
+    bars = many(shown, "#widths .track .b")
+    wide = [b.size["width"] for b in bars]
+    assert wide[0] == wide[1]
+    click(shown, many(shown, "#widths .tools button")[0])
+    assert bars[0].size["width"] == pytest.approx(wide[0] * 32 / 48, abs=2)
+    box = one(shown, "#widths input")
+    box.send_keys("w1")
+    assert [b.is_displayed() for b in many(shown, "#widths .bar")] == [True, False]
+    box.send_keys("zzz")
+    assert "No group has this" in one(shown, "#widths").text
+
+
+def test_the_graph_is_searched_and_clicked(shown: Any) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    find, card = one(shown, "#find"), one(shown, "#card")
+    find.send_keys("conv2")
+    assert one(shown, "#said").text == "1 of 7 nodes"
+    assert len(many(shown, "#hits button")) == 1
+    canvas = one(shown, "#canvas")
+    click(shown, canvas)  # a search brings its first match to the middle
+    assert card.text.startswith("Conv conv2") and NASTY[:-1] in card.text and "48 → " in card.text
+    ActionChains(shown).drag_and_drop_by_offset(canvas, 0, 74).perform()
+    click(shown, canvas)
+    assert card.text.startswith("Relu relu1"), "the graph was dragged down by one node"
+    find.send_keys(Keys.CONTROL, "a", Keys.DELETE)
+    assert one(shown, "#said").text == "7 nodes"
+    canvas.send_keys("n")
+    assert card.text.startswith("Conv conv2"), "the next one"
+    canvas.send_keys("p", "p", "+", "-", "0", Keys.ARROW_DOWN)
+    assert card.text.startswith("Conv conv1")
+    canvas.send_keys(Keys.ESCAPE)
+    assert "Select a node" in card.text
+    click(shown, many(shown, "#widths .bar button")[0])
+    assert find.get_attribute("value") == "w1:0" and one(shown, "#said").text == "3 of 7 nodes"
+    assert shown.switch_to.active_element == find
+    find.send_keys(Keys.ENTER)
+    assert card.text.startswith("Conv conv1")
+    click(shown, card.find_elements("css selector", "dd button")[-1])
+    assert card.text.startswith("Relu relu1"), "neighbours lead on"
+
+
+def pixels(driver: Any) -> int:
+    """Return how many colours the canvas has: a blank one has one."""
+    script = (
+        "const c=document.getElementById('canvas'),s=new Set();"
+        "const d=c.getContext('2d').getImageData(0,0,c.width,c.height).data;"
+        "for(let k=0;k<d.length;k+=4)s.add(d[k]<<16|d[k+1]<<8|d[k+2]);return s.size"
+    )
+    return int(driver.execute_async_script(
+        f"const done=arguments[0];requestAnimationFrame(()=>requestAnimationFrame(()=>done((()=>{{{script}}})())))"
+    ))
+
+
+@pytest.mark.parametrize(
+    ("width", "mobile", "scheme"), [(390, True, "light"), (320, True, "dark"), (1440, False, "dark")]
+)
+def test_it_fits_every_screen(shown: Any, width: int, mobile: bool, scheme: str) -> None:
+    screen(shown, width, 844, mobile=mobile, scheme=scheme)
+    shown.refresh()
+    assert shown.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    over = shown.execute_script(
+        "return [...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1"
+        " && !e.closest('.scroll, .wide, svg')).map(e => e.tagName + '.' + e.className)"
+    )
+    assert over == []
+    back = shown.execute_script("return getComputedStyle(document.body).backgroundColor")
+    light = sum(int(n) for n in re.findall(r"\d+", back)[:3]) > 380
+    assert light == (scheme == "light") and pixels(shown) > 10
+
+
+def test_it_prints_with_everything_open(shown: Any, tmp_path: Path) -> None:
+    for line in many(shown, "main > section > details > summary"):
+        click(shown, line)
+    shown.execute_script("window.opened = []; addEventListener('beforeprint', () => setTimeout(() => 0));"
+                         "addEventListener('beforeprint', () => { window.opened ="
+                         " [...document.querySelectorAll('details')].map(d => d.open); });")
+    content = base64.b64decode(shown.print_page())
+    assert content.startswith(b"%PDF") and content.count(b"/Type /Page\n") + content.count(b"/Type /Page ") >= 2
+    assert all(shown.execute_script("return window.opened")), "everything is open on paper"
+    assert not one(shown, "#summary > details").get_attribute("open"), "and as before on the screen"
+
+
+def test_three_thousand_nodes_stay_usable(driver: Any, made: Path, tmp_path: Path) -> None:
+    data = data_of(made / "r.html")
+    count = 3000
+    lines = [(k, k + 1) for k in range(count - 1)] + [(k, k + 6) for k in range(0, count - 6, 7)]
+    places = layered(count, lines)
+    data["record"]["groups"] = [{"name": f"group {k}", "size": 64, "kept": 32} for k in range(700)]
+    data["graph"] = {
+        "nodes": [
+            {"n": f"node {k}", "t": "Conv", "x": x, "y": y, "w": [], "a": "1", "g": [k % 700], "r": []}
+            for k, (x, y) in enumerate(zip(places.x, places.y, strict=True))
+        ],
+        "edges": [[a, b, bends] for (a, b), bends in zip(lines, places.bends, strict=True)],
+        "left_out": 0,
+    }
+    file = tmp_path / "large.html"
+    file.write_text(page(data), encoding="utf-8")
+    screen(driver, 1280, 900)
+    driver.get(file.as_uri())
+    assert one(driver, "#said").text == "3000 nodes" and len(many(driver, "#widths .bar")) == 700
+    canvas, find = one(driver, "#canvas"), one(driver, "#find")
+    canvas.send_keys("0")
+    assert pixels(driver) > 10, "the whole graph"
+    slowest = driver.execute_async_script(
+        "const done=arguments[0],c=document.getElementById('canvas');let last=performance.now(),worst=0,n=0;"
+        "c.focus();(function step(){const now=performance.now();if(n)worst=Math.max(worst,now-last);last=now;"
+        "if(n++>=12){done(worst);return}"
+        "c.dispatchEvent(new KeyboardEvent('keydown',{key:n<7?'+':'ArrowDown'}));requestAnimationFrame(step)})()"
+    )
+    assert slowest < 2000, f"a frame took {slowest:.0f} ms"
+    find.send_keys("node 2999")
+    assert one(driver, "#said").text == "1 of 3000 nodes"
+    click(driver, many(driver, "#hits button")[0])
+    assert one(driver, "#card").text.startswith("Conv node 2999")
