@@ -73,27 +73,33 @@ function drawGraph() {
     c.globalAlpha = 1;
   }
   function box(c, k, thin) {
-    const n = nodes[k], x = px(n) - W / 2, y = py(n) - H / 2, mine = n.g.length ? n.g : n.r;
+    const n = nodes[k], mine = n.g.length ? n.g : n.r, z = view.zoom;
+    const wide = thin ? Math.max(W, 5 / z) : W, high = thin ? Math.max(H, 2.5 / z) : H; /* never too small to be seen */
+    const x = px(n) - wide / 2, y = py(n) - high / 2;
     c.globalAlpha = !matches || matches.has(k) || k === chosen ? 1 : .22;
+    const shown = mine.slice(0, 4), colours = shown.map(colour);
+    const lit = k === chosen || (matches && matches.has(k));
+    if (thin) {
+      c.fillStyle = theme.before;
+      if (!shown.length) c.fillRect(x, y, wide, high);
+      colours.forEach((own, i) => { c.fillStyle = own; c.fillRect(x + wide * i / shown.length, y, wide / shown.length, high); });
+      if (lit) { c.lineWidth = 3 / z; c.strokeStyle = theme.accent; c.strokeRect(x, y, wide, high); }
+      return;
+    }
     c.fillStyle = mine.length ? theme.card : theme.track;
     c.beginPath(); c.roundRect(x, y, W, H, 6); c.fill();
     c.save(); c.clip();
-    const shown = mine.slice(0, 4);
     shown.forEach((g, i) => {
-      c.fillStyle = colour(g);
-      if (thin) c.fillRect(x + W * i / shown.length, y, W / shown.length, H);
-      else {
-        c.fillRect(x, y + H * i / shown.length, 7, H / shown.length);
-        const own = R.groups[g], wide = (W - 7) / shown.length;
-        c.globalAlpha *= .16; c.fillRect(x + 7, y, W - 7, H); c.globalAlpha /= .16;
-        c.fillRect(x + 7 + wide * i, y + H - 4, wide * own.kept / own.size, 4);
-      }
+      const own = R.groups[g], part = (W - 7) / shown.length;
+      c.fillStyle = colours[i];
+      c.fillRect(x, y + H * i / shown.length, 7, H / shown.length);
+      c.globalAlpha *= .16; c.fillRect(x + 7, y, W - 7, H); c.globalAlpha /= .16;
+      c.fillRect(x + 7 + part * i, y + H - 4, part * own.kept / own.size, 4);
     });
     c.restore();
-    c.lineWidth = k === chosen ? 3 : matches && matches.has(k) ? 2.4 : 1;
-    c.strokeStyle = k === chosen || (matches && matches.has(k)) ? theme.accent : theme.line;
+    c.lineWidth = k === chosen ? 3 : lit ? 2.4 : 1;
+    c.strokeStyle = lit ? theme.accent : theme.line;
     c.beginPath(); c.roundRect(x, y, W, H, 6); c.stroke();
-    if (thin) return;
     c.fillStyle = theme.ink; c.font = `600 13px ${theme.font}`;
     c.fillText(short(n.t, 20), x + 15, y + 13);
     c.fillStyle = theme.soft; c.font = `11px ${theme.font}`;
@@ -216,7 +222,7 @@ function drawGraph() {
     el("div", {class: "tools"}, find, button("Next", "next match", () => step(1)), button("+", "zoom in", () => zoom(1.3)),
       button("−", "zoom out", () => zoom(.77)), button("Whole", "show the whole graph", whole), button("Start", "go to the start", top), said),
     hits, el("div", {class: "graph"}, canvas, card),
-    el("p", {class: "soft"}, "Drag to move, two fingers or Ctrl and the wheel to zoom; with the graph in focus: arrows, +, −, 0, n, p."));
+    el("p", {class: "soft hint"}, "Drag to move, two fingers or Ctrl and the wheel to zoom; with the graph in focus: arrows, +, −, 0, n, p."));
   readTheme();
   addEventListener("resize", paint);
   for (const query of ["(prefers-color-scheme: dark)", "print"]) {

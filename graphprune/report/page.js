@@ -39,7 +39,8 @@ function three(x) {
 }
 const ms = x => x === null || x === undefined ? "" : three(x) + " ms";
 const times = x => x.toFixed(2) + " ×";
-const colour = k => `hsl(${Math.round((k * 137.508) % 360)} ${k % 2 ? 52 : 62}% ${matchMedia("(prefers-color-scheme: dark)").matches ? 58 : 46}%)`;
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const colour = k => `hsl(${Math.round((k * 137.508) % 360)} ${k % 2 ? 52 : 62}% ${dark.matches ? 58 : 46}%)`;
 
 function table(head, rows, numbers = []) {
   const cells = (tag, row) => row.map((c, k) => el(tag, {class: numbers.includes(k) ? "num" : null,
@@ -210,7 +211,7 @@ function time() {
   section("time", "Time",
     el("p", {}, `Where a run spends its time, from onnxruntime’s profiler: ${three(total("before_ms"))} ms in nodes before, `
       + `${three(total("after_ms"))} ms after (medians of ${P.runs} runs of both models in turn). The profiler itself takes `
-      + `time, so sums are above the latency in the summary.`),
+      + `time, so sums may be above the latency in the summary.`),
     keys(["before", "before"], ["after", "after"]),
     el("h3", {}, "By operator"), pairs(P.operators.map(o => [el("span", {class: "name"}, o.operator), o.before_ms, o.after_ms]), top),
     el("h3", {}, "By node"),
