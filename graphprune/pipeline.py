@@ -22,14 +22,7 @@ from graphprune.allocate.align import detect_alignment
 from graphprune.analysis import Analysis, Clock, Progress, analyse, silent
 from graphprune.errors import NothingPrunable, UsageError, ValidationError
 from graphprune.metric import Evaluator, find_metric, telling_unrepaired
-from graphprune.model import (
-    EMBED_LIMIT,
-    ModelLike,
-    has_external_data,
-    publish,
-    tensor_bytes,
-    write_into,
-)
+from graphprune.model import EMBED_LIMIT, ModelLike, has_external_data, publish, tensor_bytes, write_into
 from graphprune.onset import telling_onset
 from graphprune.options import Calibrating, Checking, Choosing, Looking, spelled
 from graphprune.output import MARK, guard_data, workspace
