@@ -26,6 +26,7 @@ from graphprune.reconstruct.curves import curves, marginal, ranked
 from graphprune.reconstruct.obs import Curve
 from graphprune.repair import UNSEEN, Repairing, repair, repairing_unseen
 from graphprune.repaired import repair_record
+from graphprune.report.data import curves_record
 from graphprune.rewrite import Chosen
 from graphprune.score import DATA_CRITERIA, Scores, score
 from graphprune.trials import Things, Trial, trials, worth
@@ -184,6 +185,7 @@ class Deciding:
         if budget.allocation == "error":
             by_width, losses = self._by_width(budget), self.branches(budget)
             return self.plan(kept_counts(coupling, by_width, costs, budget, losses), budget)
+        self._by_width(budget)  # for the report
         order = marginal if budget.allocation == "global" else ranked
         scores = Scores({name: order(c) for name, c in self.found.items()}, "obs", "sum", "none")
         return allocate(coupling, scores, costs, budget)
@@ -208,8 +210,11 @@ class Deciding:
         return planned(self.analysis.coupling, keep, self.analysis.costs, meta, bypass)
 
     def _by_width(self, budget: Budget) -> Curves:
-        tried = self.tried(budget)
-        return worth(self.found, tried) if tried else {n: c.by_width() for n, c in self.found.items()}
+        tried, errors = self.tried(budget), {n: c.by_width() for n, c in self.found.items()}
+        by_width: Curves = worth(self.found, tried) if tried else errors
+        told: dict[str, Any] = self.known.once("told", dict)
+        told.update(errors=errors, losses=by_width if tried else None)
+        return by_width
 
 
 def curves_of(known: Knowledge | None) -> list[dict[str, Any]] | None:
