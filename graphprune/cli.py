@@ -233,7 +233,7 @@ def prune(
     from graphprune.reporting import Reporting
 
     guard(target_path, model, plan_file, force)
-    reporting = Reporting(report, plots, force, run, seconds)
+    reporting = Reporting(report, plots, force, run, seconds, plan_file)
     reporting.guard([model, target_path])
     if plan_file is not None and (sparsity is not None or target or speedup is not None):
         raise UsageError("--plan says what goes: give no --sparsity, --target or --speedup with it")

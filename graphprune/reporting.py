@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +16,23 @@ from graphprune.profiled import profile_both, profile_record
 from graphprune.result import Result
 from graphprune.rewrite import arranged
 
+CURVE = "pareto.json"
+"""The file with the points of a curve, beside its plans."""
+
 
 @dataclass(frozen=True)
 class Reporting:
-    """Where a page and a folder of plots go, if anywhere; `run`: models may be run for them, for about `seconds`."""
+    """Where a page and a folder of plots go, if anywhere; `run`: models may be run for them, for about `seconds`.
+
+    `plan` is the file of the plan that was replayed: a curve of plans may lie beside it.
+    """
 
     page: Path | None = None
     plots: Path | None = None
     force: bool = False
     run: bool = True
     seconds: float = 2.0
+    plan: Path | None = None
 
     def guard(self, files: Sequence[Path]) -> None:
         """Raise UsageError, before any work, where something could not be written, or would replace one of `files`."""
@@ -58,7 +66,8 @@ class Reporting:
                 said = f"There is no profile: {error}"
         progress("writing the report")
         model = analysis.source.name if analysis.source else analysis.original.graph.name or "model"
-        data = report_data(analysis.coupling, result.report, (model, output.name), profile, said)
+        record = {**result.report, "pareto": read_curve(self.plan.parent / CURVE) if self.plan is not None else []}
+        data = report_data(analysis.coupling, record, (model, output.name), profile, said)
         if self.page is not None:
             from graphprune.report.page import page
 
@@ -79,3 +88,26 @@ class Reporting:
         with runnable(analysis.original, analysis.source) as dense, runnable(result.ir_model) as pruned:
             both = profile_both((dense, feed), (pruned, other), analysis.looking.runtime, self.seconds)
         return profile_record(*both, node_names(analysis.coupling))
+
+
+def read_curve(file: Path) -> list[dict[str, Any]]:
+    """Return the points of a curve; none where there is no such file.
+
+    A point has `speedup`, `macs`, `latency_ms`, `divergence` (each a number or None), `plan` (the name of a file) and
+    `front` (whether no other point beats it). Raises UsageError where the file is of another form.
+    """
+    if not file.is_file():
+        return []
+    try:
+        points = json.loads(file.read_text(encoding="utf-8"))["pareto"]
+        found = [{**{key: _number(p[key]) for key in _NUMBERS}, "plan": Path(p["plan"]).name} for p in points]
+        return [{**f, "front": bool(p.get("front", True))} for f, p in zip(found, points, strict=True)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{file}: is no curve of plans ({error}): move it away, or make it anew") from error
+
+
+_NUMBERS = ("speedup", "macs", "latency_ms", "divergence")
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)

@@ -20,6 +20,7 @@ from graphprune import __version__
 from graphprune.report.data import curves_record
 from graphprune.report.layout import apart, layered
 from graphprune.report.page import as_json, page
+from graphprune.reporting import read_curve
 
 CAUGHT = "document.title='caught'"
 NASTY = f'</script><script>{CAUGHT}</script><img src=x onerror="{CAUGHT}">&amp;@@DATA@@\u2028'
@@ -38,8 +39,9 @@ def nasty() -> onnx.ModelProto:
 
 
 PARETO = [
-    {"speedup": 1.2, "macs": 9e5, "latency_ms": 1.5, "divergence": 0.01, "plan": {"keep": {}}},
-    {"speedup": 2.0, "macs": 5e5, "latency_ms": 0.9, "divergence": 0.09, "plan": f"plan{NASTY}.json"},
+    {"plan": "curve/a.plan.json", "model": None, "macs": 9e5, "divergence": 0.01, "latency_ms": 1.5, "speedup": 1.2},
+    {"plan": f"plan{NASTY.replace('/', '|')}.json", "macs": 5e5, "divergence": 0.09, "latency_ms": 0.9, "speedup": 2.0},
+    {"plan": "b.plan.json", "macs": 6e5, "divergence": 0.2, "latency_ms": 1.1, "speedup": 1.6, "front": False},
 ]
 
 
@@ -53,7 +55,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     got = record("prune", folder / "<b>net.onnx", *options, *paths)
     (folder / "record.json").write_text(json.dumps(got))
     data = data_of(folder / "r.html")
-    data["record"]["pareto"] = PARETO
+    (folder / "pareto.json").write_text(json.dumps({"pareto": PARETO}))
+    data["record"]["pareto"] = read_curve(folder / "pareto.json")
     (folder / "pareto.html").write_text(page(data), encoding="utf-8")
     return folder
 
@@ -137,6 +140,24 @@ def test_plots_are_png_files(made: Path, net: Path, tmp_path: Path, monkeypatch:
     assert not (tmp_path / "new").exists()
 
 
+def test_a_curve_beside_the_plan_is_shown(net: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "curve"
+    folder.mkdir()
+    plan = folder / "a.plan.json"
+    assert cli("plan", net, "--sparsity", 0.5, "-o", plan, "--calibration", "off").code == 0
+    base = ("prune", net, "--plan", plan, "-o", tmp_path / "p.onnx", "--no-run", "--calibration", "off")
+    assert cli(*base, "--report", tmp_path / "r.html").code == 0
+    assert data_of(tmp_path / "r.html")["record"]["pareto"] == []
+    (folder / "pareto.json").write_text(json.dumps({"pareto": PARETO}))
+    assert cli(*base, "--report", tmp_path / "r.html", "--force").code == 0
+    shown = data_of(tmp_path / "r.html")["record"]["pareto"]
+    assert [(p["plan"], p["speedup"], p["front"]) for p in shown][::2] == [
+        ("a.plan.json", 1.2, True), ("b.plan.json", 1.6, False)
+    ]
+    (folder / "pareto.json").write_text(json.dumps({"pareto": [{"plan": 3}]}))
+    refused(tmp_path, *base, "--report", tmp_path / "other.html", says="is no curve of plans")
+
+
 def test_a_layout_leads_down_and_keeps_its_distance() -> None:
     edges = [(0, 1), (1, 2), (0, 3), (2, 4), (3, 4), (0, 4)]
     found = layered(6, edges)
@@ -192,8 +213,9 @@ def test_every_section_is_there_and_folds(shown: Any) -> None:
     assert "multiply-accumulates" in summary and "onnx checker" in summary and "Permuting all 2 groups" in summary
     assert "graph output" in one(shown, "#pins").text and "after symmetric repair" in one(shown, "#quality").text
     assert len(many(shown, "#widths .bar")) == 2 and len(many(shown, "#curves figure")) == 2
-    assert "Conv" in one(shown, "#time .bars").text and len(many(shown, "#pareto circle")) == 2
-    assert "2.00 ×" in one(shown, "#pareto").text and NASTY[:20] in one(shown, "#pareto").text
+    assert "Conv" in one(shown, "#time .bars").text and len(many(shown, "#pareto circle")) == 3
+    assert "2.00 ×" in one(shown, "#pareto").text and "plan<|script>" in one(shown, "#pareto").text
+    assert len(many(shown, "#pareto .beaten")) == 1 and one(shown, "#pareto").text.count("beaten") == 2
     for part in many(shown, "main > section"):
         details = part.find_element("css selector", "details")
         one_line = part.find_element("css selector", "summary")

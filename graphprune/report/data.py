@@ -36,18 +36,11 @@ def report_data(
     shown = {key: record.get(key) for key in _SHOWN}
     calibration = record.get("calibration")
     shown["calibration"] = {"assumed": calibration["assumed"]} if calibration else None
-    shown["pareto"] = [_point(p) for p in record.get("pareto") or ()]
     found: dict[str, Any] = plain({
         "version": __version__, "model": names[0], "output": names[1], "record": shown, "profile": profile,
         "profile_said": profile_said, "graph": graph_data(coupling),
     })
     return found
-
-
-def _point(point: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one plan of a Pareto list; the plan itself is named where it is a file, and left out else."""
-    found = {key: point.get(key) for key in ("speedup", "macs", "latency_ms", "divergence")}
-    return {**found, "plan": point["plan"] if isinstance(point.get("plan"), str) else None}
 
 
 def node_names(coupling: Coupling) -> dict[str, str]:

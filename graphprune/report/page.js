@@ -295,9 +295,9 @@ function chart(points, xText, yText, line) {
     const v = highY * k / 4;
     root.append(svg("line", {class: "axis", x1: left, x2: W, y1: y(v), y2: y(v)}), label(left - 8, y(v) + 4, three(v), "end"));
   }
-  if (line) root.append(svg("path", {class: "curve", d: points.map((p, k) => `${k ? "L" : "M"}${x(p.x)} ${y(p.y)}`).join("")}));
+  if (line) root.append(svg("path", {class: "curve", d: points.filter(p => !p.beaten).map((p, k) => `${k ? "L" : "M"}${x(p.x)} ${y(p.y)}`).join("")}));
   for (const p of points) {
-    root.append(svg("circle", {class: "dot", cx: x(p.x), cy: y(p.y), r: 5}, svg("title", {}, p.text)));
+    root.append(svg("circle", {class: p.beaten ? "dot beaten" : "dot", cx: x(p.x), cy: y(p.y), r: 5}, svg("title", {}, p.text)));
     if (p.tick) root.append(label(x(p.x), H - bottom + 16, p.tick, "middle"));
   }
   root.append(label(left, 6, yText), label(W, H - 2, xText, "end"));
@@ -340,14 +340,14 @@ function pareto() {
   const timed = R.pareto.every(p => p.speedup !== null && p.speedup !== undefined);
   const key = timed ? "speedup" : "macs";
   const own = [...R.pareto].filter(p => p.divergence !== null && p.divergence !== undefined).sort((a, b) => a[key] - b[key]);
-  const points = own.map(p => ({x: p[key], y: p.divergence, tick: timed ? p.speedup.toFixed(2) : count(p.macs),
+  const points = own.map(p => ({x: p[key], y: p.divergence, beaten: !p.front, tick: timed ? p.speedup.toFixed(2) : count(p.macs),
     text: `${timed ? times(p.speedup) : count(p.macs) + " MACs"}: divergence ${three(p.divergence)}`}));
   const rows = own.map(p => [timed ? times(p.speedup) : "", p.macs ? count(p.macs) : "", ms(p.latency_ms),
-    three(p.divergence), typeof p.plan === "string" ? name(p.plan) : ""]);
+    three(p.divergence), name(p.plan), p.front ? "" : "beaten"]);
   section("pareto", "Pareto",
-    el("p", {}, "What more speed costs: every point is a plan."),
+    el("p", {}, "What more speed costs: every point is a plan; those on the line are beaten by no other."),
     points.length > 1 ? el("figure", {class: "chart"}, chart(points, timed ? "speed, times dense" : "MACs", "divergence", true)) : null,
-    el("div", {}, table(["speed", "MACs", "latency", "divergence", "plan"], rows, [0, 1, 2, 3])));
+    el("div", {}, table(["speed", "MACs", "latency", "divergence", "plan", ""], rows, [0, 1, 2, 3])));
 }
 
 /* ---- pins ---- */

@@ -133,7 +133,9 @@ def _pareto(figures: Any, data: Mapping[str, Any]) -> Any:
     if not points:
         return None
     figure, axes = _axes(figures, 5, 3.4)
-    axes.plot([p[key] for p in points], [p["divergence"] for p in points], color=_AFTER, marker="o", markersize=4)
+    for front, line, color in ((True, "o-", _AFTER), (False, "o", _BEFORE)):
+        some = [p for p in points if p["front"] is front]
+        axes.plot([p[key] for p in some], [p["divergence"] for p in some], line, color=color, markersize=4)
     axes.set_xlabel("speed, times dense" if key == "speedup" else "MACs", fontsize=9)
     axes.set_ylabel("divergence", fontsize=9)
     axes.set_ylim(bottom=0)

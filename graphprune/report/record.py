@@ -238,7 +238,6 @@ def prune_record(
         "divergence": None,
         "evaluation": None,
         "curves": None,
-        "pareto": None,
         "remark": "",
         "seconds": dict(seconds),
         "plan": plan.to_json(),
