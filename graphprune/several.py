@@ -73,7 +73,7 @@ def bench(
     talk = Talk(json_, quiet)
     from graphprune.grid import Grid, as_csv, bench_models, numbers, words
     from graphprune.output import guard_new, put
-    from graphprune.report import text
+    from graphprune.report.timings import print_bench
 
     grid = Grid(
         tuple(words(provider)) or ("cpu",), tuple(dict.fromkeys(numbers(threads, "--threads", 0))) or (1,),
@@ -86,7 +86,7 @@ def bench(
         record = bench_models(models, looking, grid, seconds, progress)
     if csv is not None:
         put(csv, as_csv(record))
-    talk.show(record, text.print_bench)
+    talk.show(record, print_bench)
 
 
 def pins(
