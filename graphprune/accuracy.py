@@ -22,7 +22,7 @@ from graphprune.errors import GraphPruneError, SessionError, UsageError
 from graphprune.influence import influences
 from graphprune.options import Calibrating, Checking, Choosing
 from graphprune.plan import PruningPlan
-from graphprune.reconstruct.curves import curves, marginal, ranked
+from graphprune.reconstruct.curves import curves, exchanged, marginal, ranked
 from graphprune.reconstruct.obs import Curve
 from graphprune.repair import UNSEEN, Repairing, repair, repairing_unseen
 from graphprune.repaired import repair_record
@@ -208,6 +208,14 @@ class Deciding:
             "criterion": "obs", "allocation": "error", "trials": len(self.tried(budget)), "budget": budget.to_json()
         }
         return planned(self.analysis.coupling, keep, self.analysis.costs, meta, bypass)
+
+    def swapped(self, plan: PruningPlan, progress: Progress) -> PruningPlan:
+        """Return a plan after swaps of what goes and what stays (`exchanged`), with high effort."""
+        if self.known.effort != "high":
+            return plan
+        known = self.known
+        keep = exchanged(self.analysis.coupling, plan.keep, known.consumers, known.stats, progress)
+        return replace(plan, keep={name: tuple(kept) for name, kept in keep.items()})
 
     def _by_width(self, budget: Budget) -> Curves:
         tried, errors = self.tried(budget), {n: c.by_width() for n, c in self.found.items()}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from graphprune import __version__
-from graphprune.accuracy import curves_of, deciding, prepare
+from graphprune.accuracy import Deciding, curves_of, deciding, prepare
 from graphprune.allocate import Budget, allocate
 from graphprune.allocate.align import detect_alignment
 from graphprune.analysis import Analysis, Clock, Progress, analyse, silent
@@ -68,8 +68,10 @@ def make_plan(
     if choosing.speedup is not None:
         from graphprune.speed import allocate_for_speed
 
-        return named(allocate_for_speed(analysis, decide, budget, choosing.speedup, progress), analysis)
-    return named(decide(budget), analysis)
+        plan = allocate_for_speed(analysis, decide, budget, choosing.speedup, progress)
+    else:
+        plan = decide(budget)
+    return named(decide.swapped(plan, progress) if isinstance(decide, Deciding) else plan, analysis)
 
 
 def _budget(choosing: Choosing, known: Knowledge | None) -> Budget:

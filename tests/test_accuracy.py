@@ -179,6 +179,20 @@ def test_high_effort_corrects_every_layer() -> None:
     assert runs == {"low": 4, "medium": 32, "high": 37}
 
 
+def test_high_effort_swaps_what_goes_and_what_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = {effort: pruned(calibration=images(), repair="none", effort=effort).plan for effort in ("medium", "high")}
+    sizes = [{name: len(kept) for name, kept in plan.keep.items()} for plan in plans.values()]
+    assert sizes[0] == sizes[1]
+
+    def last(coupling: Any, keep: Any, *_: Any) -> dict[str, Any]:
+        return {name: range(coupling.group(name).size)[-len(kept) :] for name, kept in keep.items()}
+
+    monkeypatch.setattr("graphprune.accuracy.exchanged", last)
+    for effort, swapped in (("medium", False), ("high", True)):
+        keep = pruned(calibration=images(), repair="none", effort=effort, allocation="global").plan.keep
+        assert all(kept == tuple(range(kept[-1] - len(kept) + 1, kept[-1] + 1)) for kept in keep.values()) == swapped
+
+
 def test_made_up_inputs_are_not_matched_to() -> None:
     assert pruned(samples=40).report["repair"]["mode"] == "sequential"
     assert pruned(calibration=images(40), repair="matched").report["repair"]["mode"] == "matched"

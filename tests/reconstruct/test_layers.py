@@ -19,7 +19,9 @@ from graphprune.analysis import Analysis
 from graphprune.consumers import Consumer, consumers
 from graphprune.execute import evaluate
 from graphprune.model import all_nodes, constant_of
+from graphprune.reconstruct.curves import exchanged, of_group
 from graphprune.reconstruct.layers import Layer, bias_of, layer, write
+from graphprune.reconstruct.swaps import swaps
 from graphprune.rewrite import Chosen
 
 
@@ -276,3 +278,19 @@ def test_float16_stays_float16() -> None:
         }
         evaluate(model, {"x": np.ones([2, *[n for n in model.graph.inputs[0].shape or () if isinstance(n, int)]],
                                       np.float16)})
+
+
+def test_swaps_of_a_bad_choice_lower_its_exact_error() -> None:
+    analysis, learnt = layered.known(layered.KINDS["joined"](), 300)
+    coupling, members = analysis.coupling, learnt.consumers.by_dim
+    bad = {g.name: list(range(g.size // 2)) for g in coupling.groups if g.size > 3}
+    found = exchanged(coupling, bad, learnt.consumers, learnt.stats, lambda text: None)
+    assert {n: len(k) for n, k in found.items()} == {n: len(k) for n, k in bad.items()}
+    errors = []
+    for keep in (bad, found):
+        parts = [
+            swaps(*of_group(coupling, g, members[g.dim], learnt.stats), np.array(keep[g.name]), rounds=0).error
+            for g in coupling.groups if g.name in keep and g.dim in members
+        ]
+        errors.append(np.array(parts))
+    assert len(errors[0]) and (errors[1] <= errors[0]).all() and errors[1].sum() < errors[0].sum()
