@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from graphprune.checks import hushed
 from graphprune.errors import SessionError
+from graphprune.execute import Outputs
 from graphprune.groups import Coupling
 from graphprune.model import constant_of
 from graphprune.ops import NOOPS, RANDOM, ROUND_TRIP, Sight
@@ -84,10 +85,13 @@ def tidy(
     reference = analysis.reference
     feeds = [arranged(f, analysis.coupling, chosen) for f in reference.feeds]
 
+    def outputs(model: ir.Model) -> list[Outputs]:
+        opened = reference.open(model, False)
+        return [run(opened, f) for f in feeds]
+
     def same(one: ir.Model, other: ir.Model) -> bool:
-        try:
-            a, b = (reference.open(model, False) for model in (one, other))
-            return all(bitwise(run(a, f), run(b, f)) for f in feeds)
+        try:  # one after the other: both at once may be too large
+            return all(bitwise(a, b) for a, b in zip(outputs(one), outputs(other), strict=True))
         except SessionError:  # a model that does not run is told of by its checks
             return False
 
