@@ -113,7 +113,7 @@ def hold(proto: onnx.ModelProto, feeds: dict[str, Any], seed: int, told: bool) -
     out.branches = len(closed)
     rewritten, masks = rearranged(model, coupling, chosen), masked(model, coupling, chosen)
     small = evaluate(rewritten, feeds)
-    tidy, said = cleaned(rewritten, coupling, chosen, lambda one, other: True)
+    tidy, said = cleaned(rewritten, coupling, chosen, lambda one, other, allowed: not allowed)
     out.cleaned = said.nodes
     if not bitwise(small, evaluate(tidy, feeds)):
         out.status, out.why = "failed", f"clean-up of {said} changed the outputs"

@@ -17,8 +17,8 @@ from graphprune.transform import cleanup
 from graphprune.transform.cleanup import Cleaned, bitwise, cleaned
 
 
-def always(one: ir.Model, other: ir.Model) -> bool:
-    return True
+def always(one: ir.Model, other: ir.Model, allowed: float) -> bool:
+    return not allowed
 
 
 def done(net: Net) -> tuple[ir.Model, ir.Model, Cleaned]:
@@ -118,3 +118,75 @@ def test_what_a_bypass_leaves_is_cleaned_up() -> None:
     made, said = cleaned(bypassed, coupling, chosen, always)
     assert [n.op_type for n in made.graph] == ["Gemm", "Gemm"] and said.nodes == 1
     assert bitwise(evaluate(bypassed, X), evaluate(made, X))
+
+
+SCALED: dict[str, Any] = {
+    "Gemm": lambda net, x, c: net("Mul", net.gemm(x, 4, 8), net.const(c)),
+    "Gemm, turned": lambda net, x, c: net("Mul", net.const(c), net("Gemm", x, net.weight(4, 8), net.weight(8))),
+    "MatMul": lambda net, x, c: net("Mul", net.matmul(x, 4, 8), net.const(c)),
+    "MatMul and bias": lambda net, x, c: net("Mul", net("Add", net.matmul(x, 4, 8), net.weight(8)), net.const(c)),
+    "Div": lambda net, x, c: net("Div", net("Add", net.weight(8), net.matmul(x, 4, 8)), net.const(c)),
+}
+CHANNELS = np.array([0.5, 2.0, -1.0, 3.0, 0.25, 1.5, 7.0, -0.1])
+ALLOWED = 1e-6
+
+
+def nearly(one: ir.Model, other: ir.Model, allowed: float) -> bool:
+    from graphprune.execute import relative_error
+
+    return relative_error(evaluate(one, X), evaluate(other, X))[0] <= allowed
+
+
+@pytest.mark.parametrize("scale", [CHANNELS, CHANNELS[None], np.float32(0.3)], ids=["vector", "row", "number"])
+@pytest.mark.parametrize("kind", SCALED)
+def test_scales_behind_layers_are_folded(kind: str, scale: Any) -> None:
+    net = Net()
+    y = SCALED[kind](net, net.input("x", [None, 4]), scale)
+    model, coupling = solved(net.output(net.gemm(net("Relu", y), 8, 3)))
+    made, said = cleaned(model, coupling, {}, nearly)
+    assert not {"Mul", "Div"} & {n.op_type for n in made.graph} and not said.dropped and said.nodes == 1
+    assert nearly(model, made, ALLOWED)
+
+
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
+def test_scales_behind_convolutions(kind: str, group: int) -> None:
+    net = Net()
+    x = net.input("x", [None, 4, 5, 5])
+    w = net.weight(8, 4 // group, 3, 3) if kind == "Conv" else net.weight(4, 8 // group, 3, 3)
+    y = net("Mul", net(kind, x, w, net.weight(8), group=group), net.const(CHANNELS.reshape(8, 1, 1)))
+    model, coupling = solved(net.output(net("Relu", y)))
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 4, 5, 5)).astype(np.float32)}
+
+    def same(one: ir.Model, other: ir.Model, allowed: float) -> bool:
+        from graphprune.execute import relative_error
+
+        return relative_error(evaluate(one, feeds), evaluate(other, feeds))[0] <= allowed
+
+    made, said = cleaned(model, coupling, {}, same)
+    assert said.nodes == (kind == "Conv" or group == 1) and same(model, made, ALLOWED)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda net, x: net("Mul", net.gemm(x, 4, 8), net.const(np.array([1.0, 0, 1, 1, 1, 1, 1, 1]))),
+        lambda net, x: net("Mul", net("Relu", net.gemm(x, 4, 8)), net.const(CHANNELS)),
+        lambda net, x: net("Mul", y := net.gemm(x, 4, 8), net("Neg", net("Mul", y, net.const(CHANNELS)))),
+        lambda net, x: net("Mul", net.gemm(x, 4, 8), net.const(np.ones((2, 1, 1)) * 3)),
+        lambda net, x: net("Div", net.const(CHANNELS), net("Exp", net.gemm(x, 4, 8))),
+    ],
+    ids=["a zero", "a rectifier before", "read twice", "more axes", "a quotient"],
+)
+def test_scales_that_stay(build: Any) -> None:
+    net = Net()
+    model, coupling = solved(net.output(net("Tanh", build(net, net.input("x", [None, 4])))))
+    assert cleaned(model, coupling, {}, nearly)[1] == Cleaned()
+
+
+def test_folding_that_rounds_too_much_is_left_out() -> None:
+    net = Net()
+    y = net("Mul", net.gemm(net.input("x", [None, 4]), 4, 8), net.const(CHANNELS))
+    model, coupling = solved(net.output(net("Relu", y)))
+    made, said = cleaned(model, coupling, {}, lambda one, other, allowed: False)
+    assert made is model and said == Cleaned(dropped=("scales behind layers",))

@@ -6,7 +6,7 @@ shapes alone tell. `SHAPES`: type and sizes of outputs where onnx has no answer.
 `STORED`: which operands hold quantised weights. `BODIES`: what sizes cross the border of an operator's bodies.
 `DESIGNS`: how data and weight of a node make y = x W + b.
 `RESIDUALS`: which inputs are added up, and what becomes of the node without one of them.
-`NOOPS`: which nodes do nothing.
+`NOOPS`: which nodes do nothing. `FOLDS`: where a layer takes a scale of its output.
 `MOMENTS`, `AFFINE`, `LOOKUPS`, `FLOORS`: what a model tells of its inputs and inner values.
 """
 
@@ -22,6 +22,7 @@ from graphprune.ops import (
     cuts,
     designs,
     elementwise,
+    folds,
     fused,
     fused_attention,
     fused_designs,
@@ -52,6 +53,7 @@ from graphprune.ops import (
 from graphprune.ops.control_flow import BodyRule
 from graphprune.ops.cuts import CUTTERS
 from graphprune.ops.designs import Design, DesignRule
+from graphprune.ops.folds import FoldRule
 from graphprune.ops.fused_designs import ADD, DYNAMIC, SCALERS, SPELLED
 from graphprune.ops.gather import CARRIERS, MOVERS, PICKERS, REPEATERS, BoundRule
 from graphprune.ops.inference import ShapeRule
@@ -143,6 +145,7 @@ COSTS: Table[CostRule] = Table(
 )
 CONTENTS: Table[ContentRule] = Table("contents", [*shapes.CONTENTS])
 DESIGNS: Table[DesignRule] = Table("designs", [*designs.DESIGNS, *fused_designs.DESIGNS])
+FOLDS: Table[FoldRule] = Table("scales behind layers", [*folds.FOLDS])
 FLOORS: Table[FloorRule] = Table("floors", [*reading.FLOORS])
 MOMENTS: Table[MomentRule] = Table("moments", [*reading.MOMENTS])
 AFFINE: Table[AffineRule] = Table("affine maps", [*reading.AFFINE])
@@ -185,6 +188,7 @@ __all__ = [
     "DYNAMIC",
     "FILLERS",
     "FLOORS",
+    "FOLDS",
     "IDENTITY",
     "LOOKUPS",
     "MOMENTS",

@@ -1,8 +1,9 @@
 """Exact clean-up: what pruning left without a purpose goes, and the outputs are the same, bit for bit.
 
 Nodes that hand on one of their inputs as it is (`NOOPS`), equal nodes and equal small constants, and what nothing needs
-after that. Passes that onnx-ir has are onnx-ir's. Nodes that quantise or read what was quantised, and their neighbours,
-stay as they are: a runtime finds quantised operators by these patterns.
+after that. Scales of channels are put into the layers before them; that rounds otherwise, so there 1e-6 of the largest
+output is allowed. Passes that onnx-ir has are onnx-ir's. Nodes that quantise or read what was quantised, and their
+neighbours, stay as they are: a runtime finds quantised operators by these patterns.
 """
 
 from __future__ import annotations
@@ -16,20 +17,23 @@ import onnx_ir as ir
 
 from graphprune.checks import hushed
 from graphprune.errors import SessionError
-from graphprune.execute import Outputs
+from graphprune.execute import Outputs, relative_error
 from graphprune.groups import Coupling
 from graphprune.model import constant_of
 from graphprune.ops import NOOPS, RANDOM, ROUND_TRIP, Sight
 from graphprune.rewrite import Chosen, arranged
 from graphprune.rewrite.apply import drop_unused, sizes_now
 from graphprune.runtime import run
+from graphprune.transform.folding import fold_scales
 
 if TYPE_CHECKING:
     from graphprune.analysis import Analysis, Progress
 
 Sizes: TypeAlias = "Mapping[str, tuple[int | None, ...]]"
-Same: TypeAlias = "Callable[[ir.Model, ir.Model], bool]"
+Same: TypeAlias = "Callable[[ir.Model, ir.Model, float], bool]"
+"""Whether two models give the same outputs, up to a relative error; 0: bit for bit."""
 Pass: TypeAlias = "Callable[[ir.Model, Sizes], None]"
+_ROUNDING = 1e-6
 _SMALL = 64  # elements of constants that are merged where they are equal
 _QUANTISED = frozenset(ROUND_TRIP[:2])
 
@@ -50,26 +54,26 @@ class Cleaned:
 def cleaned(model: ir.Model, coupling: Coupling, chosen: Chosen, same: Same) -> tuple[ir.Model, Cleaned]:
     """Return a copy of a pruned model without what does nothing, and what that was.
 
-    `same` says whether two models give the same outputs, bit for bit. It is asked once; only where it says no is each
-    pass tried by itself, and those are left out that change something.
+    `same` is asked once about all exact passes; only where it says no is each tried by itself, and those are left out
+    that change something. Passes that round otherwise are tried after them, one by one.
 
     >>> cleaned(pruned, analysis.coupling, chosen, same)[1].nodes  # doctest: +SKIP
     3
     """
-    sizes = sizes_now(coupling, chosen)
-    done, dropped = _carried_out(model, sizes, tuple(PASSES)), []
-    if _count(done) == _count(model):
-        return model, Cleaned()
-    if not same(model, done):
-        done = model
-        for name in PASSES:
-            tried = _carried_out(done, sizes, (name,))
-            if _count(tried) == _count(done):
-                continue
-            if same(model, tried):
-                done = tried
-            else:
-                dropped.append(name)
+    sizes, dropped = sizes_now(coupling, chosen), list[str]()
+
+    def tried(base: ir.Model, names: tuple[str, ...], allowed: float) -> ir.Model | None:
+        """Return what passes make of a model, the model itself if nothing, None if outputs change."""
+        made = _carried_out(base, sizes, names)
+        return base if _count(made) == _count(base) else made if same(base, made, allowed) else None
+
+    done = tried(model, tuple(PASSES), 0.0)
+    rest = [(name, 0.0) for name in PASSES if done is None] + [(name, _ROUNDING) for name in ROUNDING_PASSES]
+    done = model if done is None else done
+    for name, allowed in rest:
+        made = tried(done, (name,), allowed)
+        dropped += [name] if made is None else []
+        done = done if made is None else made
     (nodes, constants), (nodes_left, constants_left) = _count(model), _count(done)
     return done, Cleaned(nodes - nodes_left, constants - constants_left, tuple(dropped))
 
@@ -89,9 +93,10 @@ def tidy(
         opened = reference.open(model, False)
         return [run(opened, f) for f in feeds]
 
-    def same(one: ir.Model, other: ir.Model) -> bool:
+    def same(one: ir.Model, other: ir.Model, allowed: float) -> bool:
         try:  # one after the other: both at once may be too large
-            return all(bitwise(a, b) for a, b in zip(outputs(one), outputs(other), strict=True))
+            pairs = list(zip(outputs(one), outputs(other), strict=True))
+            return all(bitwise(a, b) or 0 < relative_error(a, b)[0] <= allowed for a, b in pairs)
         except SessionError:  # a model that does not run is told of by its checks
             return False
 
@@ -103,7 +108,7 @@ def _carried_out(model: ir.Model, sizes: Sizes, names: tuple[str, ...]) -> ir.Mo
     out = model.clone()
     with hushed():
         for name in names:
-            PASSES[name](out, sizes)
+            {**PASSES, **ROUNDING_PASSES}[name](out, sizes)
         drop_unused(out)
     return out
 
@@ -196,6 +201,9 @@ PASSES: Mapping[str, Pass] = {
     "nodes that do nothing": without_noops, "equal constants": without_copies, "equal nodes": without_twins,
 }
 """What is done, in this order, by the name that a report has for it."""
+
+ROUNDING_PASSES: Mapping[str, Pass] = {"scales behind layers": fold_scales}
+"""What is done after that, and changes the last digits."""
 
 
 def bitwise(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
