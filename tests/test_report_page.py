@@ -17,11 +17,14 @@ from browser import chromium, click, complaints, requests, screen
 from small import cli, cnn, record, refused
 
 from graphprune import __version__
-from graphprune.report.data import curves_record
+from graphprune.analysis import analyse
+from graphprune.report.data import curves_record, graph_data
 from graphprune.report.layout import apart, layered
 from graphprune.report.page import as_json, page
 from graphprune.reporting import read_curve
 
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "samples" / "fashion_mnist_resnet.onnx"
 CAUGHT = "document.title='caught'"
 NASTY = f'</script><script>{CAUGHT}</script><img src=x onerror="{CAUGHT}">&amp;@@DATA@@\u2028'
 
@@ -168,6 +171,24 @@ def test_a_layout_leads_down_and_keeps_its_distance() -> None:
         assert all(b - a >= 0.99 for a, b in pairwise(places))
     assert layered(0, []).x == [] and layered(2, [(1, 0)]).y == [0, 0], "a line up is no reason to move"
     assert apart([3.0, 1.0, 2.0]) == [1.0, 2.0, 3.0]
+
+
+def test_nodes_of_bypassed_branches_are_out() -> None:
+    coupling = analyse(SAMPLE).coupling
+    branch = coupling.branches.free[0]
+    nodes = graph_data(coupling, [branch.name])["nodes"]
+    assert {n["n"] for n in nodes if n["o"]} == branch.nodes and branch.nodes
+    assert not any(n["o"] for n in graph_data(coupling)["nodes"])
+
+
+def test_the_parts_of_the_page_are_in_the_wheel() -> None:
+    folder = ROOT / "graphprune" / "report"
+    (listed,) = re.findall(r"^graphprune = (\[.*\])$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    there = {f for f in folder.iterdir() if f.suffix not in (".py", "") and f.is_file()}
+    assert there == {f for pattern in json.loads(listed) for f in (ROOT / "graphprune").glob(pattern)} - {
+        ROOT / "graphprune" / "py.typed"
+    }
+    assert {f.name for f in there} == {"page.html", "page.css", "page.js", "graph.js"}
 
 
 def test_curves_are_thinned_and_short() -> None:
@@ -319,7 +340,7 @@ def test_three_thousand_nodes_stay_usable(driver: Any, made: Path, tmp_path: Pat
     data["record"]["groups"] = [{"name": f"group {k}", "size": 64, "kept": 32} for k in range(700)]
     data["graph"] = {
         "nodes": [
-            {"n": f"node {k}", "t": "Conv", "x": x, "y": y, "w": [], "a": "1", "g": [k % 700], "r": []}
+            {"n": f"node {k}", "t": "Conv", "x": x, "y": y, "w": [], "a": "1", "g": [k % 700], "r": [], "o": k % 9 == 0}
             for k, (x, y) in enumerate(zip(places.x, places.y, strict=True))
         ],
         "edges": [[a, b, bends] for (a, b), bends in zip(lines, places.bends, strict=True)],

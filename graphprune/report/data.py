@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from graphprune.report.record import plain
 
 _SHOWN = (
     "before", "after", "speedup", "noise_band", "groups", "pins", "coverage", "border", "divergence", "evaluation",
-    "remark", "proof", "checks", "assumed", "curves", "pareto",
+    "remark", "proof", "checks", "assumed", "curves", "pareto", "bypass", "cleanup",
 )
 _MOST_NODES = 8000
 _MOST_WEIGHTS = 8  # named for each node
@@ -38,7 +38,7 @@ def report_data(
     shown["calibration"] = {"assumed": calibration["assumed"]} if calibration else None
     found: dict[str, Any] = plain({
         "version": __version__, "model": names[0], "output": names[1], "record": shown, "profile": profile,
-        "profile_said": profile_said, "graph": graph_data(coupling),
+        "profile_said": profile_said, "graph": graph_data(coupling, record.get("bypass") or ()),
     })
     return found
 
@@ -75,16 +75,17 @@ def _three(number: float) -> float:
     return float(f"{float(number):.3g}")
 
 
-def graph_data(coupling: Coupling) -> dict[str, Any]:
+def graph_data(coupling: Coupling, bypass: Collection[str] = ()) -> dict[str, Any]:
     """Return the operators with their places in a drawing, and the lines between them.
 
     A node has its name `n`, type `t`, place `x` and `y`, weights `w`, axes of its first output `a`, and groups by
-    number: those on its outputs `g`, and others on its inputs `r`. A line leads from node to node, by the places in
-    between.
+    number: those on its outputs `g`, and others on its inputs `r`; `o` says that it is out, in a branch of `bypass`. A
+    line leads from node to node, by the places in between.
     """
     ops = coupling.graph.ops[:_MOST_NODES]
     lines = _lines(ops)
     layout = layered(len(ops), lines)
+    out = {name for b in coupling.branches.all if b.name in bypass for name in b.nodes}
     numbers = {g.dim: k for k, g in enumerate(coupling.groups)}
     seen: dict[int, list[int]] = {}
 
@@ -104,6 +105,7 @@ def graph_data(coupling: Coupling) -> dict[str, Any]:
         nodes.append({
             "n": op.name, "t": op.type, "x": layout.x[k], "y": layout.y[k], "w": weights[:_MOST_WEIGHTS],
             "a": _axes(coupling, op), "g": given, "r": [g for g in read if g not in given],
+            "o": op.name in out,
         })
     edges = [[a, b, bends] for (a, b), bends in zip(lines, layout.bends, strict=True)]
     return {"nodes": nodes, "edges": edges, "left_out": len(coupling.graph.ops) - len(ops)}

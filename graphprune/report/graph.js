@@ -76,7 +76,7 @@ function drawGraph() {
     const n = nodes[k], mine = n.g.length ? n.g : n.r, z = view.zoom;
     const wide = thin ? Math.max(W, 5 / z) : W, high = thin ? Math.max(H, 2.5 / z) : H; /* never too small to be seen */
     const x = px(n) - wide / 2, y = py(n) - high / 2;
-    c.globalAlpha = !matches || matches.has(k) || k === chosen ? 1 : .22;
+    c.globalAlpha = (!matches || matches.has(k) || k === chosen ? 1 : .22) * (n.o ? .45 : 1);
     const shown = mine.slice(0, 4), colours = shown.map(colour);
     const lit = k === chosen || (matches && matches.has(k));
     if (thin) {
@@ -99,7 +99,9 @@ function drawGraph() {
     c.restore();
     c.lineWidth = k === chosen ? 3 : lit ? 2.4 : 1;
     c.strokeStyle = lit ? theme.accent : theme.line;
+    if (n.o) c.setLineDash([5, 4]);
     c.beginPath(); c.roundRect(x, y, W, H, 6); c.stroke();
+    c.setLineDash([]);
     c.fillStyle = theme.ink; c.font = `600 13px ${theme.font}`;
     c.fillText(short(n.t, 20), x + 15, y + 13);
     c.fillStyle = theme.soft; c.font = `11px ${theme.font}`;
@@ -146,7 +148,8 @@ function drawGraph() {
       row("weights", n.w.map(v => el("div", {class: "name"}, v))),
       row("time", t ? [`${three(t.before_ms)} → ${three(t.after_ms)} ms`] : []),
       row("from", near(above[k])), row("to", near(below[k]))));
-    if (!n.g.length && !n.r.length) card.append(el("span", {class: "soft"}, "No channel group passes here."));
+    if (n.o) card.append(el("span", {class: "soft"}, "It is in a branch that is bypassed."));
+    else if (!n.g.length && !n.r.length) card.append(el("span", {class: "soft"}, "No channel group passes here."));
   }
   function search() {
     const wanted = find.value.trim().toLowerCase();
@@ -217,7 +220,7 @@ function drawGraph() {
 
   section("graph", "Graph",
     el("p", {}, "Every operator, from inputs down to outputs. Colours are channel groups; the line below a node is the share of the group that is kept. "
-      + "Grey nodes have none."),
+      + "Grey nodes have none; dashed ones went with a branch that is bypassed."),
     G.left_out ? el("p", {class: "soft"}, `The first ${nodes.length} nodes are drawn; ${G.left_out} more are not.`) : null,
     el("div", {class: "tools"}, find, button("Next", "next match", () => step(1)), button("+", "zoom in", () => zoom(1.3)),
       button("−", "zoom out", () => zoom(.77)), button("Whole", "show the whole graph", whole), button("Start", "go to the start", top), said),

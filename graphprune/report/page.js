@@ -117,11 +117,18 @@ function summary() {
     facts.push(el("li", {class: c.passed ? "ok" : "no"}, `${c.passed ? "✓" : "✗"} ${c.name}`,
       c.detail ? el("span", {class: "soft"}, " " + c.detail) : null));
   }
+  if (R.bypass && R.bypass.length) {
+    facts.push(el("li", {}, `${R.bypass.length} residual branch${R.bypass.length > 1 ? "es" : ""} bypassed: `,
+      R.bypass.map((b, k) => [k ? ", " : "", name(b)])));
+  }
+  if (R.cleanup && (R.cleanup.nodes || R.cleanup.constants)) {
+    facts.push(el("li", {}, `Clean-up: ${R.cleanup.nodes} nodes and ${R.cleanup.constants} constants less, outputs the same`));
+  }
   if (!R.checks.length) facts.push(el("li", {}, "Not run: checks were switched off."));
   const said = [...R.assumed, ...(R.calibration ? R.calibration.assumed : []), R.remark].filter(Boolean);
   section("summary", "Summary",
     el("div", {class: "narrow"}, table(["", "before", "after", "kept"], rows, [1, 2, 3])),
-    el("h3", {}, "What was checked"), el("ul", {class: "plain"}, facts),
+    el("h3", {}, "What was done and checked"), el("ul", {class: "plain"}, facts),
     said.length ? [el("h3", {}, "What was assumed"), el("ul", {class: "plain soft"}, said.map(t => el("li", {}, t)))] : null);
 }
 
