@@ -39,6 +39,7 @@ from graphprune.validated import validated
 if TYPE_CHECKING:
     from graphprune.calibrate.knowledge import Knowledge
     from graphprune.measure import Comparison
+    from graphprune.reporting import Reporting
 
 __all__ = [
     "MARK", "Analysis", "Calibrating", "Checking", "Choosing", "Looking", "Order", "Progress", "Result", "analyse",
@@ -203,6 +204,7 @@ def prune(
     looking: Looking | None = None,
     checking: Checking | None = None,
     calibrating: Calibrating | None = None,
+    reporting: Reporting | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> Result:
@@ -216,7 +218,7 @@ def prune(
     removed, in [0, 1); `target` maps `macs`, `params` or `bytes` to the fraction kept; `speedup` is measured latency;
     `plan` is a plan or its file. Other options are the fields of `Choosing` (criterion, allocation, align, floor,
     include, exclude ...), `Looking` (input_shapes, inputs, batch ...) and `Checking` (run, prove, time), `provider` and
-    `threads`. Raises a GraphPruneError.
+    `threads`. `reporting` says where a page or plots go. Raises a GraphPruneError.
     """
     options = spelled(options)
     groups = {cls: {k: options.pop(k) for k in list(options) if k in cls.__dataclass_fields__} for cls in _OPTIONS}
@@ -233,7 +235,12 @@ def prune(
     analysis = analyse(model, looking if plan is None else looking.allowing(plan.allow_io), progress)
     asked = _with(calibrating or Calibrating(), {**groups[Calibrating], "seed": analysis.looking.seed})
     where = Path(output) if output is not None else None
-    return carry_out(analysis, Order(chosen, checks, asked, plan), where, progress)
+    if reporting is not None:
+        reporting.guard([p for p in (analysis.source, where) if p is not None])
+    result = carry_out(analysis, Order(chosen, checks, asked, plan), where, progress)
+    if reporting is not None:
+        reporting.write(analysis, result, where or Path("a model in memory"), progress)
+    return result
 
 
 @dataclass(frozen=True)

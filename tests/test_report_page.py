@@ -16,12 +16,13 @@ import pytest
 from browser import chromium, click, complaints, requests, screen
 from small import cli, cnn, record, refused
 
-from graphprune import __version__
+from graphprune import __version__, prune
 from graphprune.analysis import analyse
+from graphprune.errors import UsageError
 from graphprune.report.data import curves_record, graph_data
 from graphprune.report.layout import apart, layered
 from graphprune.report.page import as_json, page
-from graphprune.reporting import read_curve
+from graphprune.reporting import Reporting, read_curve
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "samples" / "fashion_mnist_resnet.onnx"
@@ -119,6 +120,14 @@ def test_files_are_guarded_before_any_work(net: Path, tmp_path: Path, monkeypatc
     data = data_of(there)
     assert data["profile"] is None and "not run" in data["profile_said"] and data["record"]["curves"] is None
     assert not list(tmp_path.glob(".*.part"))
+
+
+def test_python_writes_it_too(net: Path, tmp_path: Path) -> None:
+    reporting = Reporting(tmp_path / "r.html", run=False)
+    prune(net, 0.5, run=False, calibration="off", reporting=reporting)
+    assert data_of(tmp_path / "r.html")["output"] == "a model in memory"
+    with pytest.raises(UsageError, match="exists"):
+        prune(net, 0.5, run=False, calibration="off", reporting=reporting)
 
 
 def test_plots_are_png_files(made: Path, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
