@@ -250,14 +250,15 @@ def prune(
         looking = looking.allowing(decided.allow_io if decided is not None else ())
         analysis = _runnable(analyse(model, looking, progress), run)
         result = carry_out(analysis, Order(choosing or Choosing(), checking, asked, decided), target_path, progress)
-        reporting.write(analysis, result, target_path, progress)
+        wrong = reporting.attempt(analysis, result, target_path, progress)
     talk.show({**result.report, "output": str(target_path)}, text.print_prune, str(target_path), verbose)
     talk.warn_if_whole(result.plan.keep)
     measured, evaluation = result.report["speedup"], result.report["evaluation"]
     if speedup is not None and measured is not None and measured < speedup * 0.95:
         talk.warn(f"asked for {speedup:g}x, but the written model measured {measured:.2f}x: is the machine busy?")
-    if evaluation is not None and evaluation["error"]:
-        raise UsageError(f"{evaluation['error']}; the pruned model was written: {target_path}")
+    wrong = evaluation["error"] if evaluation is not None and evaluation["error"] else wrong
+    if wrong:
+        raise UsageError(f"{wrong}; the pruned model was written: {target_path}")
 
 
 def _runnable(analysis: Analysis, run: bool) -> Analysis:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.analysis import Analysis, silent
-from graphprune.errors import SessionError, UsageError
+from graphprune.errors import GraphPruneError, SessionError, UsageError
 from graphprune.execute import runnable
 from graphprune.output import check_folder, guard_new, put
 from graphprune.profiled import profile_both, profile_record
@@ -36,6 +36,8 @@ class Reporting:
 
     def guard(self, files: Sequence[Path]) -> None:
         """Raise UsageError, before any work, where something could not be written, or would replace one of `files`."""
+        if self.plan is not None and (self.page is not None or self.plots is not None):
+            read_curve(self.plan.parent / CURVE)
         if self.page is not None:
             guard_new(self.page, files, self.force)
         if self.plots is not None:
@@ -49,6 +51,16 @@ class Reporting:
                 for file in targets(self.plots):
                     guard_new(file, files, self.force)
 
+    def attempt(
+        self, analysis: Analysis, result: Result, output: Path, progress: Callable[[str], None] = silent
+    ) -> str:
+        """Do as `write`, where the model is written already: return what went wrong, or nothing."""
+        try:
+            self.write(analysis, result, output, progress)
+        except GraphPruneError as error:
+            return f"no report: {error}"
+        return ""
+
     def write(
         self, analysis: Analysis, result: Result, output: Path, progress: Callable[[str], None] = silent
     ) -> None:
@@ -58,7 +70,10 @@ class Reporting:
         from graphprune.report.data import report_data
 
         profile, said = None, "The models were not run: there is no profile."
-        if self.run and not analysis.reference.converted:
+        if self.run and analysis.reference.converted:
+            types = ", ".join(analysis.reference.converted)
+            said = f"There is no profile: onnxruntime does not compute with {types} here, and runs a copy in float32."
+        elif self.run:
             progress("profiling")
             try:
                 profile, said = self._profile(analysis, result), ""

@@ -122,6 +122,19 @@ def test_files_are_guarded_before_any_work(net: Path, tmp_path: Path, monkeypatc
     assert not list(tmp_path.glob(".*.part"))
 
 
+def test_a_report_that_fails_loses_no_model(net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from graphprune import reporting
+
+    def full(file: Path, content: str) -> None:
+        raise UsageError(f"{file}: cannot be written: No space left on device")
+
+    monkeypatch.setattr(reporting, "put", full)
+    base = ("prune", net, "--sparsity", 0.5, "-o", tmp_path / "p.onnx", "--no-run", "--calibration", "off")
+    done = cli(*base, "--report", tmp_path / "r.html")
+    assert done.code == 2 and "no report: " in done.err and "the pruned model was written" in done.err
+    assert (tmp_path / "p.onnx").exists() and not (tmp_path / "r.html").exists()
+
+
 def test_python_writes_it_too(net: Path, tmp_path: Path) -> None:
     reporting = Reporting(tmp_path / "r.html", run=False)
     prune(net, 0.5, run=False, calibration="off", reporting=reporting)
