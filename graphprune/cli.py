@@ -233,8 +233,7 @@ def prune(
     from graphprune.reporting import Reporting
 
     guard(target_path, model, plan_file, force)
-    reporting = Reporting(report, plots, force, run, seconds, plan_file)
-    reporting.guard([model, target_path])
+    reporting = Reporting(report, plots, force, run, seconds, plan_file).guarded([model, target_path])
     if plan_file is not None and (sparsity is not None or target or speedup is not None):
         raise UsageError("--plan says what goes: give no --sparsity, --target or --speedup with it")
     choosing = None
@@ -256,8 +255,7 @@ def prune(
     measured, evaluation = result.report["speedup"], result.report["evaluation"]
     if speedup is not None and measured is not None and measured < speedup * 0.95:
         talk.warn(f"asked for {speedup:g}x, but the written model measured {measured:.2f}x: is the machine busy?")
-    wrong = evaluation["error"] if evaluation is not None and evaluation["error"] else wrong
-    if wrong:
+    if wrong := (evaluation["error"] if evaluation is not None else "") or wrong:
         raise UsageError(f"{wrong}; the pruned model was written: {target_path}")
 
 

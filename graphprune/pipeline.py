@@ -236,7 +236,7 @@ def prune(
     asked = _with(calibrating or Calibrating(), {**groups[Calibrating], "seed": analysis.looking.seed})
     where = Path(output) if output is not None else None
     if reporting is not None:
-        reporting.guard([p for p in (analysis.source, where) if p is not None])
+        reporting.guarded([p for p in (analysis.source, where) if p is not None])
     result = carry_out(analysis, Order(chosen, checks, asked, plan), where, progress)
     if reporting is not None:
         reporting.write(analysis, result, where or Path("a model in memory"), progress)

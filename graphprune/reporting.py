@@ -34,8 +34,8 @@ class Reporting:
     seconds: float = 2.0
     plan: Path | None = None
 
-    def guard(self, files: Sequence[Path]) -> None:
-        """Raise UsageError, before any work, where something could not be written, or would replace one of `files`."""
+    def guarded(self, files: Sequence[Path]) -> Reporting:
+        """Return itself; raises UsageError, before any work, for what cannot be written or would replace `files`."""
         if self.plan is not None and (self.page is not None or self.plots is not None):
             read_curve(self.plan.parent / CURVE)
         if self.page is not None:
@@ -50,6 +50,7 @@ class Reporting:
             if self.plots.exists():
                 for file in targets(self.plots):
                     guard_new(file, files, self.force)
+        return self
 
     def attempt(
         self, analysis: Analysis, result: Result, output: Path, progress: Callable[[str], None] = silent
