@@ -18,6 +18,7 @@ from graphprune.calibrate.remembered import remembered
 from graphprune.calibrate.samples import Samples
 from graphprune.calibrate.synthetic import synthetic
 from graphprune.calibrate.turns import turns
+from graphprune.costs import CostModel
 from graphprune.errors import GraphPruneError, SessionError, UsageError
 from graphprune.influence import influences
 from graphprune.options import Calibrating, Checking, Choosing
@@ -154,7 +155,7 @@ def deciding(
         if budget.allocation != "error" or not work:
             return ()
         groups = select(coupling, budget).groups
-        macs = analysis.costs.macs_by_group() if "macs" in budget.targets else {}
+        macs = analysis.costs.macs_by_group() if {"macs", "latency"} & budget.targets.keys() else {}
         ordered = sorted(groups, key=lambda g: -macs.get(g.name, g.parameters))
         branches = open_branches(coupling, budget) if layers else ()
         names = (*(g.name for g in ordered), *(b.name for b in branches))  # the order counts: not all may be tried
@@ -179,8 +180,10 @@ class Deciding:
     found: Mapping[str, Curve]
     tried: Callable[[Budget], Sequence[Trial]]
 
-    def __call__(self, budget: Budget) -> PruningPlan:
-        """Return the plan for a budget; raises as `kept_counts` and `allocate` do."""
+    def __call__(self, budget: Budget, costs: CostModel | None = None) -> PruningPlan:
+        """Return the plan for a budget, by these costs where they are given; raises as `kept_counts` and `allocate`."""
+        if costs is not None and costs is not self.analysis.costs:
+            return replace(self, analysis=self.analysis.counting(costs))(budget)
         coupling, costs = self.analysis.coupling, self.analysis.costs
         if budget.allocation == "error":
             by_width, losses = self._by_width(budget), self.branches(budget)

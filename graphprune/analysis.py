@@ -15,7 +15,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from graphprune import feeds as feeding
-from graphprune.costs import CostModel, Costs
+from graphprune.costs import CostModel, Costs, Pricing
 from graphprune.errors import SessionError, UsageError
 from graphprune.execute import Outputs
 from graphprune.groups import Coupling, couple
@@ -65,6 +65,17 @@ class Analysis:
     @cached_property
     def dense(self) -> Costs:
         return self.costs({})
+
+    def pricing(self, *pricings: Pricing) -> Analysis:
+        """Return the same with further kinds of cost."""
+        return self.counting(CostModel(self.coupling, (*self.costs.pricings, *pricings)))
+
+    def counting(self, costs: CostModel) -> Analysis:
+        """Return the same with other costs; what has been run is not run again."""
+        out = replace(self, costs=costs)
+        kept = {"reference", "calmest", "_feeds", "_bounds"} & self.__dict__.keys()
+        out.__dict__.update({name: self.__dict__[name] for name in kept})
+        return out
 
     @property
     def assumed(self) -> tuple[str, ...]:
@@ -174,7 +185,8 @@ def _analyse(model: ModelLike, looking: Looking, progress: Progress) -> Analysis
         progress("reading sizes")
         given = dict(looking.input_shapes)
         given.update({k: tuple(v.shape) for k, v in looking.inputs.items()})
-        worlds = choose(normalised, given, feeding.observer() if looking.observe else None, looking.batch)
+        observer = feeding.observer() if looking.observe else None
+        worlds = choose(normalised, given, observer, looking.batch, looking.sizes)
     with clock.stage("trace"):
         graph = trace(normalised, worlds, feeding.allowed(normalised, looking.allow_io))
     with clock.stage("solve"):

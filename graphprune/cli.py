@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphprune.errors import GraphPruneError, UsageError, ValidationError
-from graphprune.several import bench, compare, pins
+from graphprune.several import bench, compare, pins, profile_machine
 from graphprune.sweeping import sweep
 from graphprune.terminal import (
     AggregateOpt,
     AlignOpt,
     AllocationOpt,
     AllowOpt,
+    AtOpt,
     BatchOpt,
     CalibrationOpt,
     CleanupOpt,
@@ -32,6 +33,7 @@ from graphprune.terminal import (
     JsonOpt,
     LayersOpt,
     LengthOpt,
+    MachineOpt,
     MemoryOpt,
     ModelArg,
     NormaliseOpt,
@@ -75,6 +77,7 @@ def inspect(
     input_shape: ShapeOpt = None, batch: BatchOpt = None, allow_io: AllowOpt = None,
     pin: Annotated[bool, typer.Option("--pin", "--pins", help="Show which operators pin which share.")] = False,
     graph: Annotated[Path | None, typer.Option("--graph", help="Write the graph: .graphml or .dot.")] = None,
+    at: AtOpt = None,
 ) -> None:
     """Show every channel group of a model, what is pinned, and why."""
     talk = Talk(json_, quiet, verbose)
@@ -83,7 +86,7 @@ def inspect(
     from graphprune.report.record import inspect_record
 
     with talk.progress() as progress:
-        looking = looking_of(input_shape, None, "cpu", None, batch, 0, model, allow_io)
+        looking = looking_of(input_shape, None, "cpu", None, batch, 0, model, allow_io, at)
         analysis = analyse(model, looking, progress)
         record = inspect_record(analysis, pin)
         if graph is not None:
@@ -166,13 +169,13 @@ def plan(
     threads: ThreadsOpt = None, batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None,
     calibration: CalibrationOpt = None, preset: PresetOpt = None, tokenizer: TokenizerOpt = None,
     length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0, jobs: JobsOpt = 1,
-    scheduler: SchedulerOpt = None, layers: LayersOpt = True,
+    scheduler: SchedulerOpt = None, layers: LayersOpt = True, machine: MachineOpt = None, at: AtOpt = None,
 ) -> None:
     """Decide what would be pruned, and write that as a plan, without pruning."""
     talk = Talk(json_, quiet, verbose)
     choosing = choosing_of(
         sparsity, target, speedup, criterion, aggregate, normalise, allocation, align, floor, include, exclude,
-        layers,
+        layers, machine,
     )
     asked = calibrating_of(
         calibration, preset, tokenizer, length, samples, memory, "none", "medium", seed, jobs, scheduler
@@ -185,7 +188,7 @@ def plan(
     if output is not None:
         guard_plan(output, model)
     with talk.progress() as progress:
-        looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model, allow_io)
+        looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model, allow_io, at)
         analysis = analyse(model, looking, progress)
         known, _ = prepare(analysis, choosing, Checking(), asked, progress)
         decided = make_plan(analysis, choosing, progress, known)
@@ -213,6 +216,7 @@ def prune(
     tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0,
     repair: RepairOpt = "auto", effort: EffortOpt = "medium", evaluate: EvaluateOpt = None,
     jobs: JobsOpt = 1, scheduler: SchedulerOpt = None, layers: LayersOpt = True, cleanup: CleanupOpt = True,
+    machine: MachineOpt = None, at: AtOpt = None,
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run the result before it is written.")] = True,
     prove: Annotated[bool, typer.Option("--prove/--no-prove", help="Prove the groups by permuting them.")] = True,
     timing: Annotated[bool, typer.Option("--time/--no-time", help="Time both models.")] = True,
@@ -240,12 +244,12 @@ def prune(
     if plan_file is None:
         choosing = choosing_of(
             sparsity, target, speedup, criterion, aggregate, normalise, allocation, align, floor, include, exclude,
-            layers,
+            layers, machine,
         )
     decided = PruningPlan.load(plan_file) if plan_file is not None else None
     checking = Checking(run, prove, timing, seconds, find_metric(evaluate), cleanup)
     with talk.progress() as progress:
-        looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model, allow_io)
+        looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model, allow_io, at)
         looking = looking.allowing(decided.allow_io if decided is not None else ())
         analysis = _runnable(analyse(model, looking, progress), run)
         result = carry_out(analysis, Order(choosing or Choosing(), checking, asked, decided), target_path, progress)
@@ -253,7 +257,7 @@ def prune(
     talk.show({**result.report, "output": str(target_path)}, text.print_prune, str(target_path), verbose)
     talk.warn_if_whole(result.plan.keep)
     measured, evaluation = result.report["speedup"], result.report["evaluation"]
-    if speedup is not None and measured is not None and measured < speedup * 0.95:
+    if speedup is not None and machine is None and measured is not None and measured < speedup * 0.95:
         talk.warn(f"asked for {speedup:g}x, but the written model measured {measured:.2f}x: is the machine busy?")
     if wrong := (evaluation["error"] if evaluation is not None else "") or wrong:
         raise UsageError(f"{wrong}; the pruned model was written: {target_path}")
@@ -266,8 +270,8 @@ def _runnable(analysis: Analysis, run: bool) -> Analysis:
     return analysis
 
 
-for _command in (compare, bench, pins, sweep):
-    app.command()(_command)
+for _command in (compare, bench, pins, profile_machine, sweep):
+    app.command(_command.__name__.replace("_", "-"))(_command)
 
 
 def main() -> None:

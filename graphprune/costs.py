@@ -9,11 +9,16 @@ from functools import cached_property
 from math import prod
 from typing import Protocol, TypeAlias
 
+import onnx_ir as ir
+
 from graphprune.axes import Axis, Dim, kept_size, leaves
 from graphprune.groups import Coupling
 from graphprune.kinds import COUNTED, SPELLED, kind_of
 from graphprune.ops import COSTS, CostRule, Op, Operand
 from graphprune.ops.registry import ShapeOf
+
+_ITEM = 4.0
+_NO_SIZE = (int(ir.DataType.UNDEFINED), int(ir.DataType.STRING))
 
 Sizes: TypeAlias = "Mapping[Dim, int]"
 """How many indices each dim keeps; dims that are not in it keep all."""
@@ -198,8 +203,7 @@ class CostModel:
     @cached_property
     def parts(self) -> tuple[Part, ...]:
         """Return what each node and weight costs."""
-        times = self.coupling.graph.worlds.natural.times
-        nodes = [self.part(op, self._op_price(op, rule, times.get(op.name, 1))) for op, rule in self._priced]
+        nodes = [self.part(op, self._macs_prices[op.name]) for op, _ in self._priced]
         weights = [
             Part(name, self._dims(axes), _weight_price(fixed, itemsize, axes))
             for name, fixed, itemsize, axes in self._weights
@@ -230,6 +234,31 @@ class CostModel:
         for part in self.parts:
             out.setdefault(part.dims, []).append(part)
         return tuple(Term(dims, tuple(parts)) for dims, parts in out.items() if dims)
+
+    def macs_price(self, op: Op) -> Price | None:
+        """Return the price of a node in multiply-accumulates, None where it has none."""
+        return self._macs_prices.get(op.name)
+
+    @cached_property
+    def _macs_prices(self) -> dict[str, Price]:
+        times = self.coupling.graph.worlds.natural.times
+        return {op.name: self._op_price(op, rule, times.get(op.name, 1)) for op, rule in self._priced}
+
+    def itemsize(self, name: str) -> float:
+        """Return the bytes of one element of a value, 4 where its type is not known."""
+        weight = self.coupling.graph.weights.get(name)
+        if weight is not None:
+            return weight.itemsize * (not weight.filled)
+        kind = self.coupling.graph.worlds.natural.dtypes.get(name, 0)
+        return ir.DataType(kind).bitwidth / 8 if kind not in _NO_SIZE else _ITEM
+
+    def bytes_of(self, operand: Operand, sizes: Sizes) -> float:
+        """Return the bytes of a value when each dim in `sizes` has that size, 0 where nothing is known of it."""
+        return prod(self.shape_of(sizes)(operand)) * self.itemsize(operand.name) if operand.rank_known else 0.0
+
+    def dims_of(self, operand: Operand) -> tuple[Dim, ...]:
+        """Return the prunable dims that the size of a value depends on."""
+        return self._dims(a for _, a in self._shapes.get(operand.name, ()))
 
     def part(self, op: Op, price: Price) -> Part:
         """Return a price as a node's part of the costs, which depends on all dims of what the node reads and gives."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-KINDS = ("macs", "params", "bytes")
+KINDS = ("macs", "params", "bytes", "latency", "memory", "energy-proxy")
 """What a target can be of."""
 
-COUNTED = frozenset({"macs", "params", "bytes"})
-"""Kinds that are whole numbers; others are real (a latency in nanoseconds)."""
+COUNTED = frozenset({"macs", "params", "bytes", "memory"})
+"""Kinds that are whole numbers; others are real: a latency in nanoseconds, energy in picojoules."""
+
+UNITS = {"latency": "ns", "memory": "bytes", "energy-proxy": "pJ"}
+"""In what kinds are counted that are no plain numbers."""
 
 SPELLED = {"params": "parameters"}
 """Kinds that plans and reports spell out."""

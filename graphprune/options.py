@@ -27,7 +27,7 @@ class Looking:
 
     `allow_io` has shell patterns of the inputs and outputs whose sizes may change (state that goes in and out).
     `threads` are those of runs that nobody times (calibration, repair), 0 for one per core; None: those of the
-    runtime where it has more than one, else one per core.
+    runtime where it has more than one, else one per core. `sizes` are open sizes by their names (`sequence`, `height`).
     """
 
     input_shapes: Shapes = field(default_factory=dict)
@@ -38,6 +38,7 @@ class Looking:
     seed: int = 0
     observe: bool = True
     threads: int | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def allowing(self, patterns: Iterable[str]) -> Looking:
         """Return the same with more patterns of inputs and outputs that may change.
@@ -59,6 +60,7 @@ class Choosing:
     """How it is decided what goes: criterion, budget, patterns; see `score` and `allocate`.
 
     `layers`: residual branches may go as a whole where trials tell what that costs.
+    `machine` is the file of another machine's times (`graphprune profile-machine`), for latency there.
     """
 
     sparsity: float | None = None
@@ -73,6 +75,7 @@ class Choosing:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     layers: bool = True
+    machine: Any = None
 
     def settled(self, calibrated: bool) -> tuple[str, Allocation]:
         """Return criterion and allocation with `auto` resolved; raises UsageError where they contradict each other.
@@ -190,6 +193,10 @@ def spelled(options: Mapping[str, Any]) -> dict[str, Any]:
         texts = [target] if isinstance(target, str) else target
         given = target if isinstance(target, Mapping) else parse_targets(texts)
         out["targets"] = parse_targets(f"{kind}={fraction}" for kind, fraction in given.items())
+    if "at" in out:
+        at = out.pop("at")
+        said = [f"{k}={n}" for k, n in at.items()] if isinstance(at, Mapping) else [at] if isinstance(at, str) else at
+        out.update(_deployed(said))
     if out.keys() & {"provider", "threads"}:
         out["runtime"] = Runtime(**{k: out[k] for k in ("provider", "threads") if out.get(k) is not None})
         out.pop("provider", None)
@@ -197,3 +204,10 @@ def spelled(options: Mapping[str, Any]) -> dict[str, Any]:
         if name in out:
             out[name] = (out[name],) if isinstance(out[name], str) else tuple(out[name])
     return out
+
+
+def _deployed(texts: Iterable[str]) -> dict[str, Any]:
+    from graphprune.deployment import parse_at
+
+    at = parse_at(texts)
+    return {k: v for k, v in (("batch", at.batch), ("threads", at.threads), ("sizes", at.sizes)) if v}

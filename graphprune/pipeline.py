@@ -17,9 +17,9 @@ import onnx_ir as ir
 
 from graphprune import __version__
 from graphprune.accuracy import Deciding, curves_of, deciding, prepare
-from graphprune.allocate import Budget, allocate
-from graphprune.allocate.align import detect_alignment
+from graphprune.allocate import Budget, Decide, allocate
 from graphprune.analysis import Analysis, Clock, Progress, analyse, silent
+from graphprune.costs import CostModel
 from graphprune.errors import NothingPrunable, UsageError, ValidationError
 from graphprune.metric import Evaluator, find_metric, telling_unrepaired
 from graphprune.model import EMBED_LIMIT, ModelLike, has_external_data, publish, tensor_bytes, write_into
@@ -27,6 +27,7 @@ from graphprune.onset import telling_onset
 from graphprune.options import Calibrating, Checking, Choosing, Looking, spelled
 from graphprune.output import MARK, guard_data, workspace
 from graphprune.plan import PruningPlan
+from graphprune.pricing import align_of, budget_of, priced
 from graphprune.prove import Proof, prove
 from graphprune.repair import Repairing
 from graphprune.result import Result
@@ -48,7 +49,8 @@ __all__ = [
 
 
 def make_plan(
-    analysis: Analysis, choosing: Choosing, progress: Progress = silent, known: Knowledge | None = None
+    analysis: Analysis, choosing: Choosing, progress: Progress = silent, known: Knowledge | None = None,
+    effort: str = "medium",
 ) -> PruningPlan:
     """Score the groups and decide what each gives up; by error where statistics are `known`, else by weights alone.
 
@@ -62,49 +64,39 @@ def make_plan(
     if not coupling.groups:
         reasons = "; ".join(dict.fromkeys(reason for _, reason, _ in coupling.pins()))
         raise NothingPrunable(f"every axis of every weight is pinned: {reasons[:300] or 'no axis is free'}")
-    budget = _budget(choosing, known)
+    budget = budget_of(choosing, known is not None)
     progress("scoring")
     decide = decider(analysis, choosing, known, progress)
     progress("allocating")
     if choosing.speedup is not None:
+        from graphprune.machine.known import know
         from graphprune.speed import allocate_for_speed
 
-        plan = allocate_for_speed(analysis, decide, budget, choosing.speedup, progress)
+        machine = know(analysis, budget.align, choosing.machine, effort, progress)
+        asked = replace(budget, targets={**choosing.targets, "latency": 1.0})
+        plan = allocate_for_speed(analysis, decide, asked, choosing.speedup, machine, progress)
     else:
-        plan = decide(budget)
+        plan = decide(budget, priced(analysis, choosing, effort, progress).costs)
     return named(decide.swapped(plan, progress) if isinstance(decide, Deciding) else plan, analysis)
-
-
-def _budget(choosing: Choosing, known: Knowledge | None) -> Budget:
-    return Budget(
-        sparsity=choosing.sparsity,
-        targets={"macs": 1 / max(choosing.speedup, 1.0)} if choosing.speedup else dict(choosing.targets),
-        allocation=choosing.settled(known is not None)[1],
-        align=_align(choosing),
-        floor=choosing.floor,
-        include=choosing.include,
-        exclude=choosing.exclude,
-    )
-
-
-def _align(choosing: Choosing) -> int:
-    return detect_alignment() if choosing.align == "auto" else int(choosing.align)
 
 
 def decider(
     analysis: Analysis, choosing: Choosing, known: Knowledge | None, progress: Progress
-) -> Callable[[Budget], PruningPlan]:
+) -> Decide:
     """Return what makes a plan for a budget: scores or error curves are computed once."""
     criterion, _ = choosing.settled(known is not None)
     if criterion == "obs":
         if known is None:
             raise UsageError("--criterion obs needs calibration, and there is none: see --calibration, and --run")
-        align = _align(choosing)
-        by = align, choosing.layers
+        by = align_of(choosing), choosing.layers
         return known.once(("deciding", *by), lambda: deciding(analysis, known, by, progress))
     how = (criterion, choosing.aggregate, choosing.normalise, analysis.looking.seed)
     scores = score(analysis.coupling, *how, known=known)
-    return lambda budget: allocate(analysis.coupling, scores, analysis.costs, budget)
+
+    def decide(budget: Budget, costs: CostModel | None = None) -> PruningPlan:
+        return allocate(analysis.coupling, scores, costs or analysis.costs, budget)
+
+    return decide
 
 
 def named(plan: PruningPlan, analysis: Analysis) -> PruningPlan:
@@ -266,9 +258,10 @@ def carry_out(analysis: Analysis, order: Order, output: Path | None = None, prog
     known, repairing = prepare(analysis, choosing, checking, asked, progress, order.learned)
     plan = order.plan
     if plan is None:
-        plan = make_plan(analysis, choosing, progress, known)
+        analysis = priced(analysis, choosing, asked.effort, progress)
+        plan = make_plan(analysis, choosing, progress, known, asked.effort)
         if repairing is not None and known is not None and asked.effort != "low" and order.onset:
-            budget = _budget(choosing, known)
+            budget = budget_of(choosing, known is not None)
             decide = partial(decider, analysis, choosing, known, progress)
             repairing = telling_onset(repairing, known, budget, decide)
     if repairing is not None and evaluator is not None:

@@ -1,7 +1,6 @@
 """Onnxruntime, behind one door: the only place that opens sessions and runs them.
 
-Nothing here imports onnxruntime before it is needed, so that a command which only reads a model starts fast.
-Everything onnxruntime throws leaves as a `SessionError` of one line, whatever class it had inside.
+Nothing here imports onnxruntime before it is needed. What it throws leaves as a `SessionError` of one line.
 """
 
 from __future__ import annotations
@@ -50,12 +49,14 @@ class Runtime:
     `provider` is a short name ("cpu", "cuda", "tensorrt", "openvino") or onnxruntime's own
     ("CUDAExecutionProvider"). `threads` is the number of threads inside one operator, 0 for as many as there are
     cores. `optimise` turns onnxruntime's graph optimisation fully on or off; blocked convolution layouts, and with
-    them most of what pruning gains on a CPU, exist only when it is on. Raises `UsageError` for negative threads.
+    them most of what pruning gains on a CPU, exist only when it is on. The names of files with profiles begin with
+    `profile`; without it there are none. Raises `UsageError` for negative threads.
     """
 
     provider: str = "cpu"
     threads: int = 1
     optimise: bool = True
+    profile: str = ""
 
     def __post_init__(self) -> None:
         if self.threads < 0:
@@ -238,6 +239,7 @@ def _options(library: Any, runtime: Runtime, profile: str | None) -> Any:
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, profile
     options.inter_op_num_threads = 1
+    options.enable_profiling, options.profile_file_prefix = bool(runtime.profile), runtime.profile
     # Idle workers spin by default and take the cores of the next session: of three equal sessions with two threads
     # each, run in turn on two cores, one took 9.6 ms and the others 1.7. Asleep between operators, all took 1.5.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -251,7 +253,7 @@ def _library() -> Any:
     except ImportError as error:
         raise RuntimeUnavailable(f"onnxruntime cannot be imported ({error}): pip install onnxruntime") from error
     if not hasattr(library, "InferenceSession"):
-        # Removing one of two packages that share the module deletes the files of both and leaves the folder.
+        # Removing one of two packages that share the module deletes the files of both.
         raise RuntimeUnavailable("onnxruntime is installed but empty: pip install --force-reinstall onnxruntime")
     return library
 

@@ -1,12 +1,14 @@
-"""Commands that look at several models: `compare`, `bench` and `pins`."""
+"""Commands that look at several models, or at none: `compare`, `bench`, `pins` and `profile-machine`."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from graphprune.errors import UsageError
 from graphprune.terminal import (
     BatchesOpt,
     BatchOpt,
@@ -106,3 +108,30 @@ def pins(
     with talk.steps(len(files)) as progress:
         record = survey_record(survey(files, progress), top)
     talk.show(record, print_survey, top or _TOP)
+
+
+def profile_machine(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write the table here.", show_default=False)],
+    json_: JsonOpt = False, quiet: QuietOpt = False, provider: ProviderOpt = "cpu", threads: ThreadsOpt = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="About how long to measure.")] = 60.0,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Measure what this machine takes for common operators, as a table for --machine, here or elsewhere."""
+    talk = Talk(json_, quiet)
+    from graphprune.machine import general
+    from graphprune.output import check_folder
+    from graphprune.runtime import Runtime
+
+    check_folder(output.parent)
+    if output.exists() and not force:
+        raise UsageError(f"{output}: exists: give another name, or --force")
+    with talk.progress() as progress:
+        table = general.profile_machine(Runtime(provider, 1 if threads is None else threads), seconds, progress)
+    table.save(output)
+    record = {"output": str(output), "records": len(table.records), "machine": asdict(table.where)}
+
+    def show(console: Any, record: dict[str, Any]) -> None:
+        console.print(f"{record['records']} times of nodes on {table.where}")
+        console.print(f"written: {record['output']}")
+
+    talk.show(record, show)

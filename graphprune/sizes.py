@@ -17,6 +17,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from graphprune.errors import UsageError
+from graphprune.open_sizes import open_sizes
 from graphprune.shapes import Observed, World, infer
 
 Shapes: TypeAlias = "dict[str, tuple[int, ...]]"
@@ -99,12 +100,18 @@ def choose(
     given: Mapping[str, tuple[int, ...]] | None = None,
     observe: Observer | None = None,
     batch: int | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> Worlds:
-    """Return the model at its traced and natural sizes; `given` input shapes and `batch` size are taken as natural."""
+    """Return the model at its traced and natural sizes.
+
+    `given` input shapes, the `batch`, and open `sizes` by their names are taken as natural. Raises UsageError for a
+    shape that does not fit, and for a name that no open size has.
+    """
     given = dict(given or {})
     symbols = input_symbols(model)
     check_given(symbols, given)
-    shapes_n, world_n, seen_n = _best(model, [{**s, **given} for s in _natural(symbols, batch or 1)], observe)
+    named = open_sizes(symbols, sizes or {})
+    shapes_n, world_n, seen_n = _best(model, [{**s, **given} for s in _natural(symbols, batch or 1, named)], observe)
     if any(isinstance(n, str) for sizes in symbols.values() for n in sizes):
         candidates = [*_traced(symbols, 0), *_traced(symbols, 1), *_scaled(symbols, shapes_n)]
         traced = [c for c in candidates if not _collides(symbols, c, shapes_n)] or candidates
@@ -216,8 +223,10 @@ def is_spatial(symbols: Symbols, name: str, axis: int) -> bool:
     return axis in ((1, 2) if last else (2, 3))
 
 
-def _natural(symbols: Symbols, batch: int) -> list[Shapes]:
+def _natural(symbols: Symbols, batch: int, named: Mapping[str, int]) -> list[Shapes]:
     def size(name: str, symbol: str, axis: int, rank: int) -> int:
+        if symbol in named:
+            return named[symbol]
         if axis == 0 or BATCH.search(symbol):
             return batch
         if PAST.search(symbol):
@@ -228,10 +237,10 @@ def _natural(symbols: Symbols, batch: int) -> list[Shapes]:
             return 16000
         return 16
 
-    first = _assign(symbols, size)
-    smaller = _assign(symbols, lambda n, s, k, r: {224: 64}.get(size(n, s, k, r), size(n, s, k, r)))
-    larger = _assign(symbols, lambda n, s, k, r: {224: 320, 16: 64}.get(size(n, s, k, r), size(n, s, k, r)))
-    return [first, smaller, larger]
+    def other(sizes: Mapping[int, int]) -> Shapes:
+        return _assign(symbols, lambda n, s, k, r: sizes.get(f := size(n, s, k, r), f) if s not in named else named[s])
+
+    return [other({}), other({224: 64}), other({224: 320, 16: 64})]
 
 
 def _collides(symbols: Symbols, traced: Shapes, natural: Shapes) -> bool:

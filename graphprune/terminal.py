@@ -51,7 +51,16 @@ SeedOpt = Annotated[int, typer.Option("--seed", help="Seed of made-up inputs and
 SecondsOpt = Annotated[float, typer.Option("--seconds", help="About how long to time.")]
 SparsityOpt = Annotated[float | None, typer.Option("--sparsity", help="Fraction to remove from every group, [0, 1).")]
 TargetOpt = Annotated[
-    list[str] | None, typer.Option("--target", help="macs=F, params=F or bytes=F: the fraction to keep; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--target", help="macs, params, bytes, latency, memory or energy-proxy =F: the fraction to keep; repeatable."
+    ),
+]
+MachineOpt = Annotated[
+    Path | None, typer.Option("--machine", help="Times of another machine, by profile-machine: latency is for that.")
+]
+AtOpt = Annotated[
+    list[str] | None, typer.Option("--at", help="batch=8,threads=4,NAME=SIZE: how the model will be run; repeatable.")
 ]
 SpeedOpt = Annotated[float | None, typer.Option("--speedup", help="How many times faster, measured on this machine.")]
 CriterionOpt = Annotated[
@@ -176,9 +185,10 @@ class Talk:
 
 def looking_of(
     input_shape: list[str] | None, inputs: Path | None, provider: str, threads: int | None, batch: int | None,
-    seed: int, model: Path, allow_io: Iterable[str] | None = None,
+    seed: int, model: Path, allow_io: Iterable[str] | None = None, at: list[str] | None = None,
 ) -> Looking:
     """Read the options that say how a model is looked at and run; raises UsageError."""
+    from graphprune.deployment import parse_at
     from graphprune.feeds import read_inputs
     from graphprune.inputs import parse_input_shapes
     from graphprune.model import load
@@ -187,19 +197,21 @@ def looking_of(
 
     arrays = read_inputs(inputs, load(model)) if inputs is not None else {}
     shapes, runtime = parse_input_shapes(input_shape or []), Runtime(provider, 1 if threads is None else threads)
-    return Looking(shapes, arrays, batch, tuple(allow_io or ()), runtime, seed, threads=threads)
+    looking = Looking(shapes, arrays, batch, tuple(allow_io or ()), runtime, seed, threads=threads)
+    return parse_at(at).looking(looking) if at else looking
 
 
 def choosing_of(
     sparsity: float | None, target: list[str] | None, speedup: float | None, criterion: str, aggregate: str,
     normalise: str, allocation: str, align: str, floor: float, include: list[str] | None, exclude: list[str] | None,
-    layers: bool = True,
+    layers: bool = True, machine: Path | None = None,
 ) -> Choosing:
     """Read the options that say what goes; raises UsageError."""
     from graphprune.options import Allocation, Choosing, parse_targets
 
-    if sum(x is not None for x in (sparsity, speedup)) + bool(target) != 1:
-        raise UsageError("say how much to prune by one of --sparsity, --target, --speedup or --plan")
+    aimed = bool(target) or speedup is not None
+    if (sparsity is not None) == aimed:
+        raise UsageError("say how much to prune by --sparsity or --plan, or by --target and --speedup")
     if align != "auto" and not (align.isdigit() and int(align) > 0):
         raise UsageError(f"--align {align!r} is neither auto nor a whole number above 0")
     if allocation not in get_args(Allocation):
@@ -207,7 +219,7 @@ def choosing_of(
     return Choosing(
         sparsity, parse_targets(target or []), speedup, criterion, aggregate, normalise,
         cast(Allocation, allocation), "auto" if align == "auto" else int(align), floor,
-        tuple(include or ()), tuple(exclude or ()), layers,
+        tuple(include or ()), tuple(exclude or ()), layers, machine,
     )
 
 

@@ -345,9 +345,7 @@ class Squares:
         return [Part(g.name, (g.dim,), price(g.dim, self.columns[1 + k % 2])) for k, g in enumerate(groups)]
 
 
-def test_further_kinds_are_counted_and_targeted(coupling: Coupling, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("graphprune.allocate.budget", "graphprune.kinds"):
-        monkeypatch.setattr(f"{module}.KINDS", ("macs", "params", "bytes", "latency", "memory"))
+def test_further_kinds_are_counted_and_targeted(coupling: Coupling) -> None:
     costs = CostModel(coupling, (Squares(),))
     dense, by = costs({}), {g.name: g.size for g in coupling.groups}
     assert dense.of("latency") == 0.5 * sum(n**2 for n in by.values())

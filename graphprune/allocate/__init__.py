@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,6 +18,13 @@ from graphprune.groups import Coupling
 from graphprune.kinds import KINDS
 from graphprune.plan import PruningPlan, header
 from graphprune.score import Scores
+
+
+class Decide(Protocol):
+    """Makes a plan for a budget, by the costs of a model or by those given."""
+
+    def __call__(self, budget: Budget, costs: CostModel | None = None) -> PruningPlan:
+        """Return the plan; raises TargetError where the budget is out of reach."""
 
 
 def allocate(coupling: Coupling, scores: Scores, costs: CostModel, budget: Budget) -> PruningPlan:
@@ -121,6 +128,7 @@ __all__ = [
     "ALLOCATIONS",
     "KINDS",
     "Budget",
+    "Decide",
     "alignment_of",
     "allocate",
     "allowed_sizes",

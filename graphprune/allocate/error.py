@@ -15,7 +15,7 @@ from graphprune.allocate.exchange import exchanged
 from graphprune.allocate.gates import gate_ladders
 from graphprune.allocate.knapsack import Levels, Prices, Task
 from graphprune.allocate.ladder import Ladder, ladders
-from graphprune.costs import CostModel, Term
+from graphprune.costs import CostModel, Costs, Term
 from graphprune.errors import NothingPrunable, UsageError
 from graphprune.groups import Coupling
 from graphprune.kinds import COUNTED, kind_of
@@ -101,7 +101,7 @@ def _task(rungs: Sequence[Ladder], curves: Curves, costs: CostModel, budget: Bud
         return Task(errors, choices, *_by_indices(rungs, choices, budget.sparsity or 0.0))
     dense = costs({})
     allowed = limits_of(budget, costs, dense)
-    columns = [c for kind in allowed for c in costs.columns_of(kind)]
+    columns = [c for kind, limit in allowed.items() for c in costs.columns_of(kind) if _may_bind(c, limit, dense)]
     if not columns:
         return Task(errors, choices, *_by_indices(rungs, choices, 0.0))
     limits = np.array([_limit(kind, allowed[kind]) for c in columns for kind in [kind_of(c)]])
@@ -110,6 +110,11 @@ def _task(rungs: Sequence[Ladder], curves: Curves, costs: CostModel, budget: Bud
     constant = np.array([dense.by_column[c] for c in columns], np.float64) - top
     whole = all(kind in COUNTED for kind in allowed)
     return Task(errors, choices, Prices(constant, terms, len(rungs)), limits, whole)
+
+
+def _may_bind(column: str, limit: float, dense: Costs) -> bool:
+    """Return whether a column can be above its limit: that of one place cannot where the dense model is below it."""
+    return column == kind_of(column) or dense.by_column[column] > limit
 
 
 def _limit(kind: str, allowed: float) -> float:

@@ -1,0 +1,127 @@
+"""Where the time goes, by onnxruntime's own profiler: every node of the optimised graph, its shapes and nanoseconds.
+
+Times of single nodes in their real context are better than those of nodes timed alone: layouts, caches and fused
+operators are as they will be. Models are run in turn, and of each node's times the lower ones count, so that what
+else the machine does matters little.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphprune.errors import SessionError
+from graphprune.ops import BODIES
+from graphprune.ops.workloads import ELEMENT, Seen
+from graphprune.runtime import Feeds, ModelSource, Runtime, bind, open_session
+
+_SUFFIX = "_kernel_time"
+_LOW = 0.5  # of a node's runs, so many of the quickest count
+_WHOLE = "model_run"
+_FEWEST = 5
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A node of the optimised graph: its key in the profile, what it was seen to do, and nanoseconds of a run."""
+
+    key: str
+    seen: Seen
+    ns: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The nodes of one model in the order in which they ran."""
+
+    nodes: tuple[Timed, ...]
+
+    @property
+    def ns(self) -> float:
+        return sum(n.ns for n in self.nodes)
+
+
+def profiles(
+    models: Sequence[tuple[ModelSource, Feeds]], runtime: Runtime, rounds: int, seconds: float
+) -> list[Profile | None]:
+    """Run models in turn and return where the time goes in each; None for one that does not open or run.
+
+    There are `rounds` of them, fewer where they take more than `seconds`, but at least five if so many are wanted. The
+    first does not count.
+
+    >>> profiles([("resnet50.onnx", {"x": x})], Runtime(), 10, 2.0)[0].nodes[0].seen.operator  # doctest: +SKIP
+    'Conv'
+    """
+    with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
+        opened: list[Any] = []
+        for k, (model, feeds) in enumerate(models):
+            session = None
+            with suppress(SessionError):
+                session = open_session(model, replace(runtime, profile=str(Path(folder) / str(k))))
+                once = bind(session, feeds)
+                once()
+                opened.append((session, once))
+                continue
+            opened.append(None)
+        began = time.perf_counter()
+        order = np.random.default_rng(0)
+        for done in range(rounds):
+            for k in order.permutation(len(opened)):
+                if opened[k] is not None:
+                    opened[k][1]()
+            if done + 1 >= _FEWEST and time.perf_counter() - began > seconds:
+                break
+        return [None if pair is None else read_profile(Path(pair[0].end_profiling())) for pair in opened]
+
+
+def read_profile(path: Path) -> Profile:
+    """Read a profile file: nodes of all runs but the first, times of equal nodes of a run added up."""
+    events = json.loads(path.read_text(encoding="utf-8"))
+    starts = sorted(e["ts"] for e in events if e.get("name") == _WHOLE)
+    found: dict[str, dict[int, float]] = {}
+    seen: dict[str, Seen] = {}
+    for event in events:
+        name, args = str(event.get("name", "")), event.get("args", {})
+        operator = str(args.get("op_name", ""))
+        if event.get("cat") != "Node" or not name.endswith(_SUFFIX) or not operator or _has_body(operator):
+            continue
+        run = int(np.searchsorted(starts, event["ts"], side="right")) - 1
+        if run < 1:
+            continue
+        key = f"{name.removesuffix(_SUFFIX)}:{operator}"
+        found.setdefault(key, {})
+        found[key][run] = found[key].get(run, 0.0) + float(event["dur"])
+        if key not in seen:
+            seen[key] = Seen(operator, _shapes(args.get("input_type_shape")), _shapes(args.get("output_type_shape")))
+    runs = len(starts) - 1
+    return Profile(tuple(Timed(key, seen[key], _typical(times.values(), runs)) for key, times in found.items()))
+
+
+def _has_body(operator: str) -> bool:
+    return any(name == operator for _, name, _, _ in BODIES.operators())
+
+
+def _typical(times: Iterable[float], runs: int) -> float:
+    """Return nanoseconds of a run: the mean of the quicker half; a node that is not run in all of them counts less."""
+    ordered = sorted(times)
+    quick = ordered[: max(round(len(ordered) * _LOW), 1)]
+    return 1000.0 * float(np.mean(quick)) * len(ordered) / max(runs, 1)
+
+
+def _shapes(described: object) -> tuple[tuple[float, tuple[int, ...]], ...]:
+    """Return element bytes and shapes; sequences and the like have none."""
+    out = []
+    for entry in described if isinstance(described, list) else ():
+        if isinstance(entry, Mapping):
+            for kind, sizes in entry.items():
+                if isinstance(sizes, list):
+                    out.append((float(ELEMENT.get(str(kind), 4)), tuple(int(n) for n in sizes)))
+    return tuple(out)
