@@ -110,7 +110,7 @@ def test_every_option_in_the_readme_exists() -> None:
 
 
 def test_every_command_is_in_the_readme() -> None:
-    named = set(re.findall(r"^\| `graphprune (\w+) ", README, re.MULTILINE))
+    named = set(re.findall(r"^\| `graphprune ([\w-]+) ", README, re.MULTILINE))
     assert named == set(commands())
 
 

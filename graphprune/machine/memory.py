@@ -24,8 +24,10 @@ class Memory:
                 operand = costs.coupling.graph.values.get(name)
                 if operand is not None:
                     yield Part(name, costs.dims_of(operand), _price(costs, operand, self.columns))
+        givers = {o.name: op.name for op in costs.coupling.graph.ops for o in op.outputs if o is not None}
         for operand, columns in self.alive:
-            yield Part(operand.name, costs.dims_of(operand), _price(costs, operand, columns))
+            giver = givers.get(operand.name, operand.name)
+            yield Part(giver, costs.dims_of(operand), _price(costs, operand, columns))
 
 
 def _price(costs: CostModel, operand: Operand, columns: tuple[str, ...]) -> Price:

@@ -91,9 +91,8 @@ def test_the_prediction_is_near_to_the_truth_and_is_kept(kept: Path) -> None:
     assert costs(half).of("latency") == pytest.approx(first.latency.ns(half))
     (file,) = kept.iterdir()
     loaded = Table.load(file).records
-    assert [(r.family, r.loads, round(r.ns)) for r in loaded] == [
-        (r.family, r.loads, round(r.ns)) for r in first.table.records
-    ]
+    assert [r.loads for r in loaded] == [r.loads for r in first.table.records]
+    assert [r.ns for r in loaded] == pytest.approx([r.ns for r in first.table.records], abs=0.1)
     again = know(analysis, 16, None, "low", say)
     assert again.table.where == first.table.where and not again.remarks
 
