@@ -216,12 +216,11 @@ def prune(
     tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0,
     repair: RepairOpt = "auto", effort: EffortOpt = "medium", evaluate: EvaluateOpt = None,
     jobs: JobsOpt = 1, scheduler: SchedulerOpt = None, layers: LayersOpt = True, cleanup: CleanupOpt = True,
-    machine: MachineOpt = None, at: AtOpt = None,
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run the result before it is written.")] = True,
     prove: Annotated[bool, typer.Option("--prove/--no-prove", help="Prove the groups by permuting them.")] = True,
     timing: Annotated[bool, typer.Option("--time/--no-time", help="Time both models.")] = True,
-    force: ForceOpt = False, report: ReportOpt = None, plots: PlotsOpt = None,
-    json_: JsonOpt = False, quiet: QuietOpt = False, verbose: VerboseOpt = False,
+    force: ForceOpt = False, report: ReportOpt = None, plots: PlotsOpt = None, machine: MachineOpt = None,
+    at: AtOpt = None, json_: JsonOpt = False, quiet: QuietOpt = False, verbose: VerboseOpt = False,
 ) -> None:
     """Prune a model, prove and time the result, and write it."""
     talk = Talk(json_, quiet, verbose)
