@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from rich.console import Console
 from small import cli, cnn, record, refused
 
 from graphprune import grid
@@ -16,6 +17,7 @@ from graphprune.errors import RuntimeUnavailable, SessionError, UsageError
 from graphprune.grid import COLUMNS, Grid, bench_models
 from graphprune.measure import Comparison, Opening
 from graphprune.options import Looking
+from graphprune.report.timings import print_bench
 from graphprune.runtime import Runtime
 
 
@@ -61,6 +63,17 @@ def test_every_cell_is_timed_with_its_own_runtime_and_inputs(net: Path, timed: l
     assert fast["p10_ms"] == fast["p90_ms"] == fast["p99_ms"] == fast["median_ms"] and fast["rounds"] == 720
     first = rows["cpu", 1, 1, str(net)]
     assert first["speedup"] == 1 and not first["faster_beyond_noise"] and got["inputs"] == {"x": (1, 3, 8, 8)}
+
+
+def test_unsteady_times_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {
+        "model": "a", "provider": "cpu", "threads": 1, "batch": 1, "median_ms": 2.0, "p10_ms": 1.0, "p90_ms": 1.9,
+        "p99_ms": None, "rounds": 9, "items_per_second": 500.0, "speedup": 1.0, "noise_band": 0.01,
+        "peak_memory_mb": None,
+    }
+    for p90, told in ((1.9, False), (2.1, True)):
+        print_bench(Console(width=200), {"models": [{**row, "p90_ms": p90}], "skipped": []})
+        assert ("unsteady: in 1 of 1 rows" in capsys.readouterr().out) is told
 
 
 def test_what_cannot_run_is_a_row_with_a_reason(net: Path, timed: list[Any]) -> None:

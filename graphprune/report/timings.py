@@ -10,6 +10,8 @@ from rich.console import Console
 
 from graphprune.report.tables import count, table_of
 
+_UNSTEADY = 2.0
+
 
 def print_bench(console: Console, record: Mapping[str, Any]) -> None:
     """Print timings of models, one table for each provider; columns that say the same in every row are left out."""
@@ -28,6 +30,12 @@ def print_bench(console: Console, record: Mapping[str, Any]) -> None:
             if r["provider"] == provider:
                 table.add_row(*(_size(k, r[k]) for k in varying), labels[r["model"]], *_bench_cells(r, several))
         console.print(table)
+    busy = [r for r in record["models"] if r["p90_ms"] > _UNSTEADY * r["p10_ms"]]
+    if busy:
+        console.print(
+            f"unsteady: in {len(busy)} of {len(record['models'])} rows p90 is more than {_UNSTEADY:g} times p10, "
+            "as if other work ran on this machine; medians and speeds are of that, too"
+        )
     reasons: dict[tuple[str, str], list[str]] = {}
     for s in record["skipped"]:
         where = ", ".join(f"{k} {_size(k, s[k])}" for k in ("threads", "batch") if s[k] is not None)
