@@ -132,6 +132,17 @@ def test_inner_branches_go_with_what_is_around_them() -> None:
         same_as_masked(model, coupling, closing(closed), X)
 
 
+def test_of_two_sums_that_are_added_one_stays() -> None:
+    """Each of them goes past the other."""
+    net = Net()
+    x = net.gemm(net.input("x", [None, 5]), 5, 8)
+    sides = [net("Add", x, net.gemm(net("Relu", net.gemm(x, 8, 12)), 12, 8)) for _ in range(2)]
+    model, coupling = solved(net.output(net.gemm(net("Add", *sides), 8, 3)))
+    found = coupling.branches.free
+    assert len(found) == 3 and len({b.join.name for b in found}) == 3
+    same_as_masked(model, coupling, closing(found), X)
+
+
 def beside(build: Callable[[Net, str], str], *more: str) -> Coupling:
     net = Net()
     x = net.gemm(net.input("x", [None, 5]), 5, 8)

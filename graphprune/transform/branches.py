@@ -195,10 +195,14 @@ def _found(flow: _Flow) -> Iterator[Branch]:
         if rule is None or not all(o is None or o.rank_known for o in (*op.inputs, *op.outputs)):
             continue
         made = rule(op)
-        for summand in made.summands if made is not None and _even(flow, op, made) else ():
-            branch = _branch(flow, op, summand, [op.x(k).name for k in made.summands if k != summand]) if made else None
-            if branch is not None:
-                yield branch
+        if made is None or not _even(flow, op, made):
+            continue
+        found = []
+        for summand in made.summands:
+            others = [op.x(k).name for k in made.summands if k != summand]
+            branch = _branch(flow, op, summand, others)
+            found += [branch] if branch is not None else []
+        yield from found[: len(made.summands) - 1]  # one summand stays
 
 
 def _even(flow: _Flow, op: Op, made: Residual) -> bool:

@@ -11,6 +11,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from oracles import Net
 
 from graphprune.runtime import Runtime, open_session, run
 
@@ -112,3 +113,24 @@ def test_ablation_has_a_row_for_every_way(monkeypatch: pytest.MonkeyPatch, tmp_p
     ways = sum(len(w) for w in ablation.WAYS.values())
     assert len(rows) == 1 + ways and len(asked) == len({tuple(a) for a in asked}) < ways  # nothing is run twice
     assert ablation.table(rows).count("\n") == 1 + ways
+
+
+def test_layers_and_widths_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(HERE))
+    images = np.load(SAMPLE.with_name("fashion_mnist_subset.npz"))["images"][:40]
+    for name in ("train", "t10k"):
+        (tmp_path / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(16) + images.tobytes()))
+        (tmp_path / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(8 + len(images))))
+    net = Net()
+    x = net("Relu", net.conv(net.input("image", [None, 1, 28, 28]), 1, 8, 3, strides=[3, 3]))
+    x = net("Add", x, net.conv(net("Relu", net.conv(x, 8, 12, 3, pads=[1] * 4)), 12, 8, 3, pads=[1] * 4))
+    net.output(net.gemm(net("Flatten", net("GlobalAveragePool", x)), 8, 10))
+    (tmp_path / "net.onnx").write_bytes(net.model().SerializeToString())
+    words = ["--data", str(tmp_path), "--targets", "0.5", "--corrections", "1", "--samples", "40"]
+    script("layers").main([str(tmp_path / "net.onnx"), *words])
+    branch, widths, layers = capsys.readouterr().out.splitlines()
+    assert "Add: " in branch
+    assert widths.startswith("0.5 widths: MACs 0.") and ", 0 branches bypassed, " in widths and "accuracy " in widths
+    assert layers.startswith("0.5 layers: ")
