@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphprune.errors import GraphPruneError, UsageError, ValidationError
+from graphprune.finetuning import finetune
 from graphprune.several import bench, compare, pins, profile_machine
 from graphprune.sweeping import sweep
 from graphprune.terminal import (
@@ -269,7 +270,7 @@ def _runnable(analysis: Analysis, run: bool) -> Analysis:
     return analysis
 
 
-for _command in (compare, bench, pins, profile_machine, sweep):
+for _command in (compare, bench, pins, profile_machine, sweep, finetune):
     app.command(_command.__name__.replace("_", "-"))(_command)
 
 

@@ -1,0 +1,179 @@
+"""The loop that tunes a module: AdamW, a cosine of the learning rate; the best weights on held-back samples stay."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graphprune.converters.losses import Distance
+from graphprune.converters.torch_module import OnnxModule
+from graphprune.converters.torch_ops.registry import Tensor
+from graphprune.converters.tuning_data import LABELS, Batches
+from graphprune.errors import UsageError
+
+Progress = Callable[[str], None]
+_WARMING = 0.05
+_LONGEST = 1.0
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a model is tuned.
+
+    `lr` is the largest learning rate, which rises over the first twentieth of the steps and falls to 0 by a cosine.
+    `norms`: batch normalisations use the batch ("train") or their running statistics ("frozen"). `patience`: epochs
+    without a smaller held-back loss after which it stops. `labels`: what is minimised is the cross-entropy.
+    """
+
+    epochs: int = 5
+    batch: int = 64
+    lr: float = 1e-3
+    decay: float = 0.01
+    temperature: float = 2.0
+    norms: str = "train"
+    only: tuple[str, ...] = ()
+    patience: int = 3
+    bfloat16: bool = False
+    labels: bool = False
+    device: str = "cpu"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low in (("epochs", 1), ("batch", 1), ("lr", 1e-12), ("temperature", 1e-6), ("patience", 1)):
+            if not getattr(self, name) >= low:
+                raise UsageError(f"{name} is {getattr(self, name)}: give a larger number")
+        if self.norms not in ("train", "frozen"):
+            raise UsageError(f"norms is {self.norms!r}: give train or frozen")
+
+
+@dataclass
+class State:
+    """Where tuning is: epochs done, the held-back loss before and after each, the best weights."""
+
+    epoch: int = 0
+    losses: list[float] = field(default_factory=list)
+    best: float = math.inf
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    waited: int = 0
+
+
+@dataclass(frozen=True)
+class Tuner:
+    """A module with what it is tuned on and held against."""
+
+    module: OnnxModule
+    data: Batches
+    held: Batches
+    distance: Distance
+    asked: Tuning
+    progress: Progress = print
+
+    def run(self, checkpoint: Path | None = None, resume: bool = False) -> State:
+        """Tune; the module ends with the weights that did best on held-back samples, those it began with included."""
+        torch.manual_seed(self.asked.seed)
+        self.module.to(self.asked.device)
+        self.module.batch_statistics = self.asked.norms == "train"
+        weights = [p for p in self.module.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(weights, lr=self.asked.lr, weight_decay=self.asked.decay)
+        steps = self.data.steps()
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate(steps * self.asked.epochs))
+        state = State()
+        if resume and checkpoint is not None and checkpoint.exists():
+            state = self._load(checkpoint, optimizer, schedule)
+        else:
+            self._judge(state)
+        while state.epoch < self.asked.epochs and state.waited < self.asked.patience:
+            for k, loss in enumerate(self._pass(state.epoch, optimizer, schedule)):
+                if k % 20 == 0:
+                    self.progress(f"epoch {state.epoch + 1}/{self.asked.epochs}, step {k + 1}/{steps}, loss {loss:.4f}")
+            state.epoch += 1
+            self._judge(state)
+            if checkpoint is not None:
+                self._save(checkpoint, state, optimizer, schedule)
+        self.module.load_state_dict(state.weights)
+        self.module.eval()
+        return state
+
+    def _rate(self, total: int) -> Callable[[int], float]:
+        warm = max(int(_WARMING * total), 1)
+
+        def rate(step: int) -> float:
+            if step < warm:
+                return (step + 1) / warm
+            return 0.5 * (1 + math.cos(math.pi * min((step - warm) / max(total - warm, 1), 1.0)))
+
+        return rate
+
+    def _pass(self, epoch: int, optimizer: Any, schedule: Any) -> Iterator[float]:
+        """Go once through the data and yield the losses."""
+        self.module.train()
+        for feed, answers in self.data.epoch(epoch):
+            optimizer.zero_grad(set_to_none=True)
+            loss = self._loss(feed, answers)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.module.parameters(), _LONGEST)
+            optimizer.step()
+            schedule.step()
+            yield float(loss.detach())
+
+    def _loss(self, feed: Any, answers: Any) -> Tensor:
+        inputs = {k: v for k, v in feed.items() if k != LABELS}
+        place: AbstractContextManager[Any] = nullcontext()
+        if self.asked.bfloat16:
+            place = torch.autocast(torch.device(self.asked.device).type, dtype=torch.bfloat16)
+        with place:
+            made = self.module(**inputs)
+        if self.asked.labels:
+            return self.distance.to_labels(made, feed[LABELS])
+        return self.distance.to_answers(made, answers)
+
+    def _judge(self, state: State) -> None:
+        """Measure the held-back loss, and keep the weights if they are the best so far."""
+        self.module.eval()
+        total, count = 0.0, 0
+        with torch.no_grad():
+            for feed, answers in self.held.epoch(0):
+                rows = len(next(iter(feed.values())))
+                total, count = total + float(self._loss(feed, answers)) * rows, count + rows
+        loss = total / max(count, 1)
+        state.losses.append(loss)
+        state.waited = 0 if loss < state.best else state.waited + 1
+        if loss < state.best:
+            state.best = loss
+            state.weights = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
+        self.progress(f"epoch {state.epoch}: held-back loss {loss:.4f}")
+
+    def _save(self, path: Path, state: State, optimizer: Any, schedule: Any) -> None:
+        beside = path.with_name(f".{path.name}.part")
+        torch.save(
+            {
+                "state": {**vars(state)}, "module": self.module.state_dict(), "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(), "asked": asdict(self.asked), "random": torch.get_rng_state(),
+            },
+            beside,
+        )  # fmt: skip
+        os.replace(beside, path)
+
+    def _load(self, path: Path, optimizer: Any, schedule: Any) -> State:
+        try:
+            saved = torch.load(path, weights_only=True)
+            now, then = asdict(self.asked), {**saved["asked"], "only": tuple(saved["asked"]["only"])}
+            other = sorted(k for k in now if now[k] != then.get(k) and k != "device")
+            if other:
+                raise UsageError(f"{path}: was made with another {', '.join(other)}: give the same, or no --resume")
+            self.module.load_state_dict(saved["module"])
+            optimizer.load_state_dict(saved["optimizer"])
+            schedule.load_state_dict(saved["schedule"])
+            torch.set_rng_state(saved["random"])
+            return State(**saved["state"])
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(f"{path}: is no checkpoint of this model ({type(error).__name__})") from error
