@@ -12,12 +12,13 @@ import re
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from graphprune.errors import SessionError
 from graphprune.runtime import Feeds, ModelSource, Runtime, open_session, run
 
 _WARMUP = 2
@@ -67,7 +68,7 @@ def profile_both(
     with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
         places = [os.path.join(folder, name) for name in ("before", "after")]
         models = (dense, pruned)
-        opened = [open_session(m[0], runtime, place) for m, place in zip(models, places, strict=True)]
+        opened = [open_session(m[0], replace(runtime, profile=p)) for m, p in zip(models, places, strict=True)]
         began = time.perf_counter()
         for rounds in range(_WARMUP + _MOST):
             for session, (_, feeds) in zip(opened, models, strict=True):
@@ -77,6 +78,8 @@ def profile_both(
             if rounds + 1 >= _WARMUP + _FEWEST and time.perf_counter() - began > seconds:
                 break
         files = [session.end_profiling() for session in opened]
+        if not all(files):
+            raise SessionError("onnxruntime wrote no profile of a model: is there room for temporary files?")
         before, after = (read(json.loads(Path(f).read_text(encoding="utf-8"))) for f in files)
     return before, after
 

@@ -86,10 +86,8 @@ def resolve_provider(provider: str) -> str:
     )
 
 
-def open_session(
-    model: ModelSource, runtime: Runtime, profile: str | None = None
-) -> onnxruntime.InferenceSession:
-    """Open a model in onnxruntime; `profile` is how the name of a file begins that gets the times of its nodes.
+def open_session(model: ModelSource, runtime: Runtime) -> onnxruntime.InferenceSession:
+    """Open a model in onnxruntime.
 
     >>> session = open_session("resnet50.onnx", Runtime(threads=2))  # doctest: +SKIP
 
@@ -109,7 +107,7 @@ def open_session(
     try:
         session: onnxruntime.InferenceSession = library.InferenceSession(
             model if isinstance(model, bytes) else os.fspath(model),
-            sess_options=_options(library, runtime, profile),
+            sess_options=_options(library, runtime),
             providers=list(dict.fromkeys(wanted)),
             # Otherwise onnxruntime prints a banner and silently retries on the CPU.
             enable_fallback=0,
@@ -229,15 +227,13 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         yield name, np.asarray(value)
 
 
-def _options(library: Any, runtime: Runtime, profile: str | None) -> Any:
+def _options(library: Any, runtime: Runtime) -> Any:
     """Translate a Runtime into onnxruntime's session options."""
     options = library.SessionOptions()
     level = library.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if runtime.optimise else level.ORT_DISABLE_ALL
     options.log_severity_level = 4  # what goes wrong is raised, and told in one line
     options.intra_op_num_threads = runtime.threads
-    if profile is not None:
-        options.enable_profiling, options.profile_file_prefix = True, profile
     options.inter_op_num_threads = 1
     options.enable_profiling, options.profile_file_prefix = bool(runtime.profile), runtime.profile
     # Idle workers spin by default and take the cores of the next session: of three equal sessions with two threads
