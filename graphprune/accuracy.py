@@ -183,7 +183,7 @@ class Deciding:
     def __call__(self, budget: Budget, costs: CostModel | None = None) -> PruningPlan:
         """Return the plan for a budget, by these costs where they are given; raises as `kept_counts` and `allocate`."""
         if costs is not None and costs is not self.analysis.costs:
-            return replace(self, analysis=self.analysis.counting(costs))(budget)
+            return self.counting(costs)(budget)
         coupling, costs = self.analysis.coupling, self.analysis.costs
         if budget.allocation == "error":
             by_width, losses = self._by_width(budget), self.branches(budget)
@@ -192,6 +192,10 @@ class Deciding:
         order = marginal if budget.allocation == "global" else ranked
         scores = Scores({name: order(c) for name, c in self.found.items()}, "obs", "sum", "none")
         return allocate(coupling, scores, costs, budget)
+
+    def counting(self, costs: CostModel) -> Deciding:
+        """Return the same that goes by these costs."""
+        return replace(self, analysis=self.analysis.counting(costs))
 
     def posed(self, budget: Budget) -> Posed:
         """Return the task that the allocation `error` solves for a budget."""

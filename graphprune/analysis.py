@@ -163,6 +163,13 @@ def analyse(model: ModelLike, looking: Looking | None = None, progress: Progress
         return _analyse(model, looking or Looking(), progress)
 
 
+def runnable(analysis: Analysis, run: bool = True) -> Analysis:
+    """Ask for the dense model's outputs early, so that a model that does not run is told before any work."""
+    if run and analysis.coupling.groups:
+        analysis.reference.plain  # noqa: B018
+    return analysis
+
+
 @contextmanager
 def uncollected() -> Iterator[None]:
     """Hold back Python's garbage collector: tracing makes many small values and no garbage."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from graphprune.curving import along, show_curve, told
 from graphprune.errors import GraphPruneError, UsageError, ValidationError
 from graphprune.finetuning import finetune
 from graphprune.several import bench, compare, pins, profile_machine
@@ -38,7 +39,9 @@ from graphprune.terminal import (
     MemoryOpt,
     ModelArg,
     NormaliseOpt,
+    ParetoOpt,
     PlotsOpt,
+    PointsOpt,
     PresetOpt,
     ProviderOpt,
     QuietOpt,
@@ -62,9 +65,6 @@ from graphprune.terminal import (
     looking_of,
     unforeseen,
 )
-
-if TYPE_CHECKING:
-    from graphprune.analysis import Analysis
 
 _INTERRUPTED = 130
 app = typer.Typer(
@@ -171,18 +171,21 @@ def plan(
     calibration: CalibrationOpt = None, preset: PresetOpt = None, tokenizer: TokenizerOpt = None,
     length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0, jobs: JobsOpt = 1,
     scheduler: SchedulerOpt = None, layers: LayersOpt = True, machine: MachineOpt = None, at: AtOpt = None,
+    effort: EffortOpt = "medium", pareto: ParetoOpt = None, points: PointsOpt = 6, seconds: SecondsOpt = 2.0,
 ) -> None:
     """Decide what would be pruned, and write that as a plan, without pruning."""
     talk = Talk(json_, quiet, verbose)
     choosing = choosing_of(
         sparsity, target, speedup, criterion, aggregate, normalise, allocation, align, floor, include, exclude,
-        layers, machine,
+        layers, machine, curve=pareto is not None,
     )
+    wanted = along(pareto, points, {"--output": output}, models=False)
     asked = calibrating_of(
-        calibration, preset, tokenizer, length, samples, memory, "none", "medium", seed, jobs, scheduler
+        calibration, preset, tokenizer, length, samples, memory, "auto" if wanted else "none", effort, seed, jobs,
+        scheduler,
     )
     from graphprune.output import guard_plan
-    from graphprune.pipeline import Checking, analyse, make_plan, prepare
+    from graphprune.pipeline import Checking, Order, analyse, make_plan, prepare
     from graphprune.report import text
     from graphprune.report.record import Findings, prune_record
 
@@ -191,8 +194,10 @@ def plan(
     with talk.progress() as progress:
         looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model, allow_io, at)
         analysis = analyse(model, looking, progress)
+        if wanted is not None:
+            return show_curve(talk, analysis, Order(choosing, Checking(seconds=seconds), asked), wanted, progress)
         known, _ = prepare(analysis, choosing, Checking(), asked, progress)
-        decided = make_plan(analysis, choosing, progress, known)
+        decided = make_plan(analysis, choosing, progress, known, effort)
         after = analysis.costs(decided.sizes_of(analysis.coupling))
     if output is not None:
         decided.save(output)
@@ -217,6 +222,7 @@ def prune(
     tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0,
     repair: RepairOpt = "auto", effort: EffortOpt = "medium", evaluate: EvaluateOpt = None,
     jobs: JobsOpt = 1, scheduler: SchedulerOpt = None, layers: LayersOpt = True, cleanup: CleanupOpt = True,
+    pareto: ParetoOpt = None, points: PointsOpt = 6,
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run the result before it is written.")] = True,
     prove: Annotated[bool, typer.Option("--prove/--no-prove", help="Prove the groups by permuting them.")] = True,
     timing: Annotated[bool, typer.Option("--time/--no-time", help="Time both models.")] = True,
@@ -231,43 +237,35 @@ def prune(
     )
     from graphprune.metric import find_metric
     from graphprune.output import guard
-    from graphprune.pipeline import Checking, Choosing, Order, analyse, carry_out
+    from graphprune.pipeline import Checking, Choosing, Order, analyse, carry_out, runnable
     from graphprune.plan import PruningPlan
     from graphprune.report import text
     from graphprune.reporting import Reporting
 
-    guard(target_path, model, plan_file, force)
+    others = {"--output": output, "--plan": plan_file, "--evaluate": evaluate, "--report": report, "--plots": plots}
+    wanted = along(pareto, points, others)
+    if wanted is None:
+        guard(target_path, model, plan_file, force)
     reporting = Reporting(report, plots, force, run, seconds, plan_file).guarded([model, target_path])
     if plan_file is not None and (sparsity is not None or target or speedup is not None):
         raise UsageError("--plan says what goes: give no --sparsity, --target or --speedup with it")
-    choosing = None
-    if plan_file is None:
-        choosing = choosing_of(
-            sparsity, target, speedup, criterion, aggregate, normalise, allocation, align, floor, include, exclude,
-            layers, machine,
-        )
+    choosing = None if plan_file is not None else choosing_of(
+        sparsity, target, speedup, criterion, aggregate, normalise, allocation, align, floor, include, exclude, layers,
+        machine, curve=wanted is not None,
+    )
     decided = PruningPlan.load(plan_file) if plan_file is not None else None
     checking = Checking(run, prove, timing, seconds, find_metric(evaluate), cleanup)
     with talk.progress() as progress:
         looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model, allow_io, at)
         looking = looking.allowing(decided.allow_io if decided is not None else ())
-        analysis = _runnable(analyse(model, looking, progress), run)
-        result = carry_out(analysis, Order(choosing or Choosing(), checking, asked, decided), target_path, progress)
+        analysis = runnable(analyse(model, looking, progress), run)
+        order = Order(choosing or Choosing(), checking, asked, decided)
+        if wanted is not None:
+            return show_curve(talk, analysis, order, wanted, progress)
+        result = carry_out(analysis, order, target_path, progress)
         wrong = reporting.attempt(analysis, result, target_path, progress)
     talk.show({**result.report, "output": str(target_path)}, text.print_prune, str(target_path), verbose)
-    talk.warn_if_whole(result.plan.keep)
-    measured, evaluation = result.report["speedup"], result.report["evaluation"]
-    if speedup is not None and machine is None and measured is not None and measured < speedup * 0.95:
-        talk.warn(f"asked for {speedup:g}x, but the written model measured {measured:.2f}x: is the machine busy?")
-    if wrong := (evaluation["error"] if evaluation is not None else "") or wrong:
-        raise UsageError(f"{wrong}; the pruned model was written: {target_path}")
-
-
-def _runnable(analysis: Analysis, run: bool) -> Analysis:
-    """Ask for the dense model's outputs early, so that a model that does not run is told before any work."""
-    if run and analysis.coupling.groups:
-        analysis.reference.plain  # noqa: B018
-    return analysis
+    told(talk, result, speedup if machine is None else None, (target_path, wrong))
 
 
 for _command in (compare, bench, pins, profile_machine, sweep, finetune):

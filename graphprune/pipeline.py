@@ -18,7 +18,7 @@ import onnx_ir as ir
 from graphprune import __version__
 from graphprune.accuracy import Deciding, curves_of, deciding, prepare
 from graphprune.allocate import Budget, Decide, allocate
-from graphprune.analysis import Analysis, Clock, Progress, analyse, silent
+from graphprune.analysis import Analysis, Clock, Progress, analyse, runnable, silent
 from graphprune.costs import CostModel
 from graphprune.errors import NothingPrunable, UsageError, ValidationError
 from graphprune.metric import Evaluator, find_metric, telling_unrepaired
@@ -33,6 +33,7 @@ from graphprune.repair import Repairing
 from graphprune.result import Result
 from graphprune.rewrite import Chosen, rearranged
 from graphprune.score import score
+from graphprune.searching import faster, searched
 from graphprune.transform.cleanup import tidy
 from graphprune.validate import Verdict
 from graphprune.validated import validated
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MARK", "Analysis", "Calibrating", "Checking", "Choosing", "Looking", "Order", "Progress", "Result", "analyse",
-    "carry_out", "make_plan", "prepare", "prune", "run_plan",
+    "carry_out", "make_plan", "prepare", "prune", "run_plan", "runnable",
 ]
 
 
@@ -75,8 +76,9 @@ def make_plan(
         machine = know(analysis, budget.align, choosing.machine, effort, progress)
         asked = replace(budget, targets={**choosing.targets, "latency": 1.0})
         plan = allocate_for_speed(analysis, decide, asked, choosing.speedup, machine, progress)
+        plan = faster(decide, plan, asked, (choosing.speedup, machine), progress)
     else:
-        plan = decide(budget, priced(analysis, choosing, effort, progress).costs)
+        plan = searched(decide, budget, priced(analysis, choosing, effort, progress).costs, progress)
     return named(decide.swapped(plan, progress) if isinstance(decide, Deciding) else plan, analysis)
 
 

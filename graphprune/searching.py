@@ -9,19 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from graphprune.accuracy import Deciding
-from graphprune.allocate import Budget
+from graphprune.allocate import Budget, Decide
 from graphprune.allocate.evolve import Pace, evolve
 from graphprune.allocate.knapsack import Levels, Task, filled, greedy
 from graphprune.allocate.lagrange import relaxed
 from graphprune.assembled import Candidates, compared, searching_feeds
 from graphprune.calibrate.knowledge import sample_scale
+from graphprune.costs import CostModel
+from graphprune.errors import TargetError
 from graphprune.plan import PruningPlan
 from graphprune.rewrite import Chosen
+
+if TYPE_CHECKING:
+    from graphprune.machine.known import Known
 
 Progress = Callable[[str], None]
 WORK = {"low": 0.0, "medium": 0.0, "high": 3e13}  # multiply-accumulates of all candidates: minutes on two cores
@@ -32,6 +37,8 @@ _FEW = 4  # the first look is at this part of them
 _SHARE = 0.4  # of all samples, what a candidate is run on in the mean
 _OPENING = 500  # multiply-accumulates that one weight costs when a model is built and opened
 _LEVELS = 32  # of one group that are looked at: each is a refit of its readers
+_TIMED = 2
+_ROUNDING = 1e-6
 _MEMORY = 1e9  # bytes of refits in memory; more are in files
 
 
@@ -90,13 +97,44 @@ def improved(deciding: Deciding, plan: PruningPlan, budget: Budget, progress: Pr
     return replace(better, meta={**better.meta, "search": said.record()})
 
 
-def searched(
-    decide: Callable[[Budget], PruningPlan], budget: Budget, progress: Progress
-) -> PruningPlan:
+def searched(decide: Decide, budget: Budget, costs: CostModel, progress: Progress) -> PruningPlan:
     """Return the plan for a budget, and a better one where errors decide and the effort permits to search for it."""
-    plan = decide(budget)
+    plan = decide(budget, costs)
     if isinstance(decide, Deciding) and budget.allocation == "error":
-        return improved(decide, plan, budget, progress)
+        return improved(decide.counting(costs), plan, budget, progress)
+    return plan
+
+
+def faster(
+    decide: Decide, plan: PruningPlan, budget: Budget, asked: tuple[float, Known], progress: Progress
+) -> PruningPlan:
+    """Return a plan as fast as one that was measured to be, and better, where the effort permits to search for it.
+
+    `asked` has the speed-up and what predicts latencies. A better plan whose model is too slow is made anew for less
+    predicted time, twice at most; then the given one stays.
+    """
+    from graphprune.speed import CLOSE, measured
+
+    speedup, known = asked
+    if not isinstance(decide, Deciding) or budget.allocation != "error":
+        return plan
+    costs = CostModel(decide.analysis.coupling, (known.latency,))
+    counted, dense = decide.counting(costs), costs({}).of("latency")
+    allowed, start = costs(plan.sizes_of(costs.coupling)).of("latency") / dense, plan
+    for _ in range(_TIMED):
+        limited = replace(budget, targets={**budget.targets, "latency": min(allowed * (1 + _ROUNDING), 1.0)})
+        try:
+            start = start if start is plan else counted(limited)
+        except TargetError:
+            break
+        better = improved(counted, start, limited, progress)
+        if "search" not in better.meta or better.keep == plan.keep:
+            break
+        found = {**plan.meta, **better.meta}
+        if known.foreign or (reached := measured(decide.analysis, better)) >= speedup * (1 - CLOSE):
+            return replace(better, meta=found)
+        progress(f"searched, but timed {reached:.2f}x: once more")
+        allowed, start = allowed * reached / speedup, better
     return plan
 
 

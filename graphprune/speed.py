@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from graphprune.pipeline import Analysis
 
 _MOST = 6
-_CLOSE = 0.03
+CLOSE = 0.03
 _SHORT = 0.01  # so much below what is asked for is noise
 _AIM = 1.01
 _SECONDS = 1.5
@@ -74,12 +74,12 @@ def allocate_for_speed(
         trial = Trial(allowed, predicted, measured(analysis, plan), plan)
         trials.append(trial)
         progress(f"timed: {trial.speedup:.2f}x, predicted {1 / predicted:.2f}x")
-        if -_SHORT <= trial.speedup / speedup - 1 <= _CLOSE:
+        if -_SHORT <= trial.speedup / speedup - 1 <= CLOSE:
             break
         if abs(trial.speedup * trial.predicted - 1) > _WRONG:
             known = known.refined(analysis, plan.sizes_of(analysis.coupling))
         allowed, low, high = _next(trials, analysis, known, speedup)
-    enough = [t for t in trials if t.speedup >= speedup * (1 - _CLOSE)]
+    enough = [t for t in trials if t.speedup >= speedup * (1 - CLOSE)]
     if not enough:
         best = max((t.speedup for t in trials), default=1.0)
         raise TargetError(

@@ -83,7 +83,13 @@ MemoryOpt = Annotated[float, typer.Option("--memory", help="GB that statistics m
 RepairOpt = Annotated[
     str, typer.Option("--repair", help="auto, none, weights, fold, bias, symmetric, sequential, matched.")
 ]
-EffortOpt = Annotated[str, typer.Option("--effort", help="low, medium or high: how long repair may take.")]
+EffortOpt = Annotated[
+    str, typer.Option("--effort", help="low, medium or high: how long trials, search and repair may take.")
+]
+ParetoOpt = Annotated[
+    Path | None, typer.Option("--pareto", help="Make the whole curve down to what is asked for, in this folder.")
+]
+PointsOpt = Annotated[int, typer.Option("--points", min=2, help="Plans of the curve.")]
 EvaluateOpt = Annotated[
     str | None,
     typer.Option("--evaluate", help="Your own metric, module:function: takes a model's path, returns numbers."),
@@ -204,13 +210,13 @@ def looking_of(
 def choosing_of(
     sparsity: float | None, target: list[str] | None, speedup: float | None, criterion: str, aggregate: str,
     normalise: str, allocation: str, align: str, floor: float, include: list[str] | None, exclude: list[str] | None,
-    layers: bool = True, machine: Path | None = None,
+    layers: bool = True, machine: Path | None = None, curve: bool = False,
 ) -> Choosing:
-    """Read the options that say what goes; raises UsageError."""
+    """Read the options that say what goes; raises UsageError. A `curve` need not be told where it ends."""
     from graphprune.options import Allocation, Choosing, parse_targets
 
     aimed = bool(target) or speedup is not None
-    if (sparsity is not None) == aimed:
+    if (sparsity is not None) == aimed and not (curve and not aimed):
         raise UsageError("say how much to prune by --sparsity or --plan, or by --target and --speedup")
     if align != "auto" and not (align.isdigit() and int(align) > 0):
         raise UsageError(f"--align {align!r} is neither auto nor a whole number above 0")

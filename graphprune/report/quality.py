@@ -45,6 +45,16 @@ def print_repair(console: Console, record: Mapping[str, Any], verbose: bool = Fa
         console.print(line, markup=False)
 
 
+def print_search(console: Console, record: Mapping[str, Any]) -> None:
+    """Print what a search found, if there was one."""
+    found = record["plan"]["meta"].get("search")
+    if found:
+        console.print(
+            f"searched: {found['evaluations']} models, divergence {found['before']:.4g} -> {found['after']:.4g} on the "
+            f"{found['samples']} samples of the search"
+        )
+
+
 def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
     """Return in words which layers are not repaired, and why, the most frequent reason first.
 

@@ -77,6 +77,7 @@ def print_prune(console: Console, record: Mapping[str, Any], output: str, verbos
     if proof:
         console.print(f"proof: {proof_words(proof)}")
     print_changes(console, record)
+    quality.print_search(console, record)
     quality.print_repair(console, record, verbose)
     quality.print_evaluation(console, record)
     checks = [c["name"] for c in record["checks"] if c["passed"]]

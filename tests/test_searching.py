@@ -1,0 +1,138 @@
+"""Search with real models: candidates lose what repaired models lose, and plans get better at no higher cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import layered
+import numpy as np
+import pytest
+from layered import keeping, known, pruned_of
+from oracles import Net
+
+from graphprune import assembled, searching
+from graphprune.accuracy import Deciding, deciding
+from graphprune.allocate import Budget
+from graphprune.analysis import silent
+from graphprune.assembled import Candidates, compared, mapped, readouts, searching_feeds
+from graphprune.calibrate.samples import Feed
+from graphprune.execute import session
+from graphprune.quality import Comparison, held_feeds
+from graphprune.reconstruct.mend import mend
+from graphprune.runtime import Runtime, run
+
+
+def deep() -> Net:
+    """A chain of convolutions and a classifier."""
+    net = Net()
+    x, inputs = net.input("x", [None, 3, 8, 8]), 3
+    for k, width in enumerate((16, 24, 24, 16)):
+        x = net("Relu", net.conv(x, inputs, width, 3, name=f"w{k}", pads=[1] * 4))
+        inputs = width
+    out = net.gemm(net("Flatten", net("ReduceMean", x, axes=[2, 3], keepdims=0)), inputs, 6, name="head")
+    return net.output(net("Mul", out, net.const(np.float32(3e-4))))
+
+
+@pytest.fixture(scope="module")
+def decide() -> Deciding:
+    analysis, learnt = known(deep(), 320)
+    return deciding(analysis, replace(learnt, effort="high"), 2, silent)
+
+
+def budget(share: float = 0.3) -> Budget:
+    return Budget(targets={"macs": share, "params": 0.5}, allocation="error", align=2)
+
+
+def test_a_candidate_loses_what_a_repaired_model_loses(decide: Deciding, monkeypatch: pytest.MonkeyPatch) -> None:
+    analysis, learnt = decide.analysis, decide.known
+    monkeypatch.setattr(assembled, "_WIDEST", 0)  # outputs as they are
+    feeds = searching_feeds(learnt, 3)
+    chosen = keeping(analysis, 0.5)
+    candidates = Candidates(analysis, learnt, lambda levels: chosen, compared(analysis, feeds), 1e9)
+    pruned = pruned_of(analysis, chosen)
+    mend(analysis.model, pruned, analysis.coupling, chosen, learnt, mode="symmetric")
+    left, right = session(analysis.model, Runtime()), session(pruned, Runtime())
+    expected = Comparison()
+    for feed in feeds:
+        expected.add(run(left, feed), run(right, feed), feed)
+    assert candidates((0,), 3) == pytest.approx(sum(d.loss for d in expected.divergences()), rel=1e-3)
+    assert candidates((0,), 1) != candidates((0,), 3)
+
+
+def test_an_affine_map_takes_back_what_one_can_take_back() -> None:
+    rng = np.random.default_rng(0)
+    dense = rng.standard_normal((200, 5)).astype(np.float32)
+    pruned = (dense - 0.3) @ np.linalg.inv(np.eye(5) + rng.uniform(-0.2, 0.2, (5, 5)))
+    found = readouts([({"y": dense}, {"y": pruned.astype(np.float32)}, {})])
+    assert np.abs(pruned - dense).max() > 0.3
+    assert np.abs(mapped(pruned, found["y"]) - dense).max() < 0.1
+    likely = np.exp(dense) / np.exp(dense).sum(1, keepdims=True)
+    assert not readouts([({"y": likely}, {"y": likely[::-1]}, {})])  # probabilities stay what they are
+    assert not readouts([({"y": dense[:20]}, {"y": pruned[:20]}, {})])  # too few rows
+    mask = np.ones((10, 20), np.int64)
+    mask[:, 15:] = 0
+    wrong = np.where(mask[..., None] > 0, pruned.reshape(10, 20, 5), 1e6)
+    feed: Feed = {"attention_mask": mask}
+    padded = readouts([({"y": dense.reshape(10, 20, 5)}, {"y": wrong}, feed)])["y"]
+    assert np.abs(padded).max() < 10
+
+
+def test_large_outputs_are_thinned_to_rows_of_real_tokens(decide: Deciding, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembled, "_ENTRIES", 6 * 7)
+    monkeypatch.setattr(assembled, "_IN_MEMORY", 0)
+    (feed, *_) = searching_feeds(decide.known, 1)
+    (one,) = compared(decide.analysis, [feed])
+    (name,) = one.dense
+    rows = one.rows[name]
+    whole = run(session(decide.analysis.model, Runtime()), feed)
+    assert rows is not None and len(rows) == 7 and list(one.folder.path.glob("*.npy"))
+    np.testing.assert_allclose(one.dense[name], whole[name][rows], atol=1e-5)
+    np.testing.assert_array_equal(one.thinned(whole)[name], whole[name][rows])
+    mask = np.zeros((10, 20), np.int64)
+    mask[:, :3] = 1
+    drawn = assembled._rows(np.zeros((10, 20, 6), np.float32), {"attention_mask": mask}, 0)
+    assert drawn is not None and mask.ravel()[drawn].all()
+
+
+def test_samples_that_results_are_told_by_are_not_searched_on(decide: Deciding) -> None:
+    searched = [f["x"].tobytes() for f in searching_feeds(decide.known, 10**6)]
+    told = [f["x"].tobytes() for f in held_feeds(decide.known)]
+    assert searched and told and not set(searched) & set(told)
+
+
+def test_a_plan_gets_better_at_no_higher_cost(decide: Deciding, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(searching.MOST, "high", 24)
+    heard: list[str] = []
+    plan = decide(budget())
+    better = searching.searched(decide, budget(), heard.append)
+    told = better.meta["search"]
+    assert 16 <= told["evaluations"] <= 24 and told["samples"] > 0 and told["after"] < told["before"]
+    assert better.keep != plan.keep and set(better.meta) - set(plan.meta) == {"search"}
+    analysis = decide.analysis
+    after = analysis.costs(better.sizes_of(analysis.coupling))
+    assert after.macs <= 0.3 * analysis.dense.macs and after.parameters <= 0.5 * analysis.dense.parameters
+    assert any("of 24 candidates" in text for text in heard)
+    again = searching.searched(decide, budget(), silent)
+    assert again.keep == better.keep and again.meta["search"] == told
+
+
+@pytest.mark.parametrize("effort", ["low", "medium"])
+def test_only_high_effort_searches(effort: str, decide: Deciding) -> None:
+    quick = replace(decide, known=replace(decide.known, effort=effort))
+    assert "search" not in searching.searched(quick, budget(), silent).meta
+
+
+def test_what_is_not_decided_by_error_is_not_searched(decide: Deciding) -> None:
+    same = Budget(sparsity=0.5, align=2)
+    assert "search" not in searching.searched(decide, same, silent).meta
+
+
+def test_all_kinds_of_layers_are_candidates() -> None:
+    for kind in ("heads", "lstm", "joined", "grouped"):
+        analysis, learnt = known(layered.KINDS[kind](), 80)
+        made: dict[str, Any] = {"analysis": analysis, "known": learnt}
+        feeds = searching_feeds(made["known"], 2)
+        chosen = keeping(analysis, 0.5)
+        found = Candidates(analysis, learnt, lambda levels, c=chosen: c, compared(analysis, feeds), 0)  # type: ignore[misc]
+        assert np.isfinite(found((1,), 2)) and found((1,), 2) > 0, kind
