@@ -37,7 +37,7 @@ def deep() -> Net:
 @pytest.fixture(scope="module")
 def decide() -> Deciding:
     analysis, learnt = known(deep(), 320)
-    return deciding(analysis, replace(learnt, effort="high"), 2, silent)
+    return deciding(analysis, replace(learnt, effort="high"), (2, True), silent)
 
 
 def budget(share: float = 0.3) -> Budget:
@@ -105,7 +105,7 @@ def test_a_plan_gets_better_at_no_higher_cost(decide: Deciding, monkeypatch: pyt
     monkeypatch.setitem(searching.MOST, "high", 24)
     heard: list[str] = []
     plan = decide(budget())
-    better = searching.searched(decide, budget(), heard.append)
+    better = searching.searched(decide, budget(), decide.analysis.costs, heard.append)
     told = better.meta["search"]
     assert 16 <= told["evaluations"] <= 24 and told["samples"] > 0 and told["after"] < told["before"]
     assert better.keep != plan.keep and set(better.meta) - set(plan.meta) == {"search"}
@@ -113,19 +113,19 @@ def test_a_plan_gets_better_at_no_higher_cost(decide: Deciding, monkeypatch: pyt
     after = analysis.costs(better.sizes_of(analysis.coupling))
     assert after.macs <= 0.3 * analysis.dense.macs and after.parameters <= 0.5 * analysis.dense.parameters
     assert any("of 24 candidates" in text for text in heard)
-    again = searching.searched(decide, budget(), silent)
+    again = searching.searched(decide, budget(), decide.analysis.costs, silent)
     assert again.keep == better.keep and again.meta["search"] == told
 
 
 @pytest.mark.parametrize("effort", ["low", "medium"])
 def test_only_high_effort_searches(effort: str, decide: Deciding) -> None:
     quick = replace(decide, known=replace(decide.known, effort=effort))
-    assert "search" not in searching.searched(quick, budget(), silent).meta
+    assert "search" not in searching.searched(quick, budget(), decide.analysis.costs, silent).meta
 
 
 def test_what_is_not_decided_by_error_is_not_searched(decide: Deciding) -> None:
     same = Budget(sparsity=0.5, align=2)
-    assert "search" not in searching.searched(decide, same, silent).meta
+    assert "search" not in searching.searched(decide, same, decide.analysis.costs, silent).meta
 
 
 def test_all_kinds_of_layers_are_candidates() -> None:
