@@ -36,7 +36,9 @@ _SAMPLES, _TOKENS = 256, 4096  # that candidates are compared on: samples, or ro
 _FEW = 4  # the first look is at this part of them
 _SHARE = 0.4  # of all samples, what a candidate is run on in the mean
 _OPENING = 500  # multiply-accumulates that one weight costs when a model is built and opened
-_LEVELS = 32  # of one group that are looked at: each is a refit of its readers
+_LEVELS = (8, 32)  # of one group that are looked at: each is a refit of its readers
+_REFITS = 5e12  # multiplications that all of them may take, down to the fewer levels
+_SOLVED = 8  # solutions of a layer's system that one refit takes
 _TIMED = 2
 _ROUNDING = 1e-6
 _MEMORY = 1e9  # bytes of refits in memory; more are in files
@@ -72,7 +74,7 @@ def improved(deciding: Deciding, plan: PruningPlan, budget: Budget, progress: Pr
         return plan
     posed = deciding.posed(budget)
     start = posed.levels({**{name: len(kept) for name, kept in plan.keep.items()}, **dict.fromkeys(plan.bypass, 0)})
-    task = _thinned(posed.task, start)
+    task = _thinned(posed.task, start, _levels(deciding))
     if not task.fits(start) or sum(len(o) > 1 for o in task.open) < 2:
         return plan
 
@@ -144,11 +146,18 @@ def quickly(task: Task) -> Levels | None:
     return None if found is None else filled(task, found)
 
 
-def _thinned(task: Task, start: Levels) -> Task:
-    """Return a task with at most so many levels of each group, the first state's among them."""
+def _levels(deciding: Deciding) -> int:
+    """Return how many levels of each group to look at: fewer where refits are much work."""
+    known = deciding.known
+    each = _SOLVED * sum(c.groups * c.width**3 for c in known.consumers.found if c.key in known.stats.fit)
+    return int(np.clip(_REFITS / max(each, 1.0), *_LEVELS))
+
+
+def _thinned(task: Task, start: Levels, most: int) -> Task:
+    """Return a task with at most so many levels of each group, and the first state's."""
     out = []
     for levels, own in zip(task.open, start, strict=True):
-        at = np.unique(np.linspace(0, len(levels) - 1, min(len(levels), _LEVELS)).round().astype(int))
+        at = np.unique(np.linspace(0, len(levels) - 1, min(len(levels), most)).round().astype(int))
         out.append(tuple(sorted({*(levels[i] for i in at), own})))
     return replace(task, open=tuple(out))
 
