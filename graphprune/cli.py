@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from graphprune.converting import as_onnx, convert
 from graphprune.curving import along, show_curve, told
 from graphprune.errors import GraphPruneError, UsageError, ValidationError
 from graphprune.finetuning import finetune
@@ -58,6 +59,7 @@ from graphprune.terminal import (
     TargetOpt,
     ThreadsOpt,
     TokenizerOpt,
+    TrustOpt,
     VerboseOpt,
     calibrating_of,
     choosing_of,
@@ -216,7 +218,7 @@ def prune(
     sparsity: SparsityOpt = None, target: TargetOpt = None, speedup: SpeedOpt = None, criterion: CriterionOpt = "auto",
     aggregate: AggregateOpt = "sum", normalise: NormaliseOpt = "mean", allocation: AllocationOpt = "auto",
     align: AlignOpt = "auto", floor: FloorOpt = 0.1, include: IncludeOpt = None, exclude: ExcludeOpt = None,
-    input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu",
+    input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu", trust: TrustOpt = False,
     threads: ThreadsOpt = None, batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None,
     seconds: SecondsOpt = 2.0, calibration: CalibrationOpt = None, preset: PresetOpt = None,
     tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0,
@@ -231,10 +233,10 @@ def prune(
 ) -> None:
     """Prune a model, prove and time the result, and write it."""
     talk = Talk(json_, quiet, verbose)
-    target_path = output if output is not None else model.with_name(f"{model.stem}.pruned.onnx")
     asked = calibrating_of(
         calibration, preset, tokenizer, length, samples, memory, repair, effort, seed, jobs, scheduler
     )
+    model, target_path = as_onnx(model, output, input_shape, trust, talk)
     from graphprune.metric import find_metric
     from graphprune.output import guard
     from graphprune.pipeline import Checking, Choosing, Order, analyse, carry_out, runnable
@@ -268,7 +270,7 @@ def prune(
     told(talk, result, speedup if machine is None else None, (target_path, wrong))
 
 
-for _command in (compare, bench, pins, profile_machine, sweep, finetune):
+for _command in (compare, bench, pins, profile_machine, sweep, finetune, convert):
     app.command(_command.__name__.replace("_", "-"))(_command)
 
 

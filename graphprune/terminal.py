@@ -100,6 +100,7 @@ JobsOpt = Annotated[
 SchedulerOpt = Annotated[
     str | None, typer.Option("--scheduler", help="Share the work over a running Dask cluster: tcp://HOST:PORT.")
 ]
+TrustOpt = Annotated[bool, typer.Option("--trust", help="Load a source that runs code of its own (pickles).")]
 AggregateOpt = Annotated[str, typer.Option("--aggregate", help="Over a group's weights: sum, mean, max or prod.")]
 NormaliseOpt = Annotated[
     str, typer.Option("--normalise", help="Within a group: none, sum, mean, max, gaussian or lamp.")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -13,7 +11,7 @@ from typing import Any
 
 from graphprune.errors import GraphPruneError, UsageError
 from graphprune.options import Looking
-from graphprune.output import check_folder
+from graphprune.output import check_folder, put
 from graphprune.plan import PruningPlan
 from graphprune.scale.pool import Lost, Pool
 from graphprune.scale.task import FORMAT, Place, Task, read_options, run_task, task_of
@@ -121,18 +119,6 @@ def _write(record: Record, folder: Path, name: str) -> None:
     if plan is not None:
         PruningPlan.from_json(plan).save(folder / f"{name}.plan.json")
     put(folder / f"{name}.json", json.dumps(record))
-
-
-def put(path: Path, text: str) -> None:
-    """Write a file beside its place and rename it, so that it is never there by halves; raises UsageError."""
-    check_folder(path.parent)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".graphprune-", dir=path.parent) as work:
-            written = Path(work) / path.name
-            written.write_text(text, encoding="utf-8")
-            os.replace(written, path)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _time(tasks: Sequence[Task], found: dict[str, Record], keeping: Keeping, progress: Progress) -> None:
