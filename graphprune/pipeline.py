@@ -27,7 +27,7 @@ from graphprune.onset import telling_onset
 from graphprune.options import Calibrating, Checking, Choosing, Looking, spelled
 from graphprune.output import MARK, guard_data, workspace
 from graphprune.plan import PruningPlan
-from graphprune.pricing import align_of, budget_of, priced
+from graphprune.pricing import align_of, budget_of, priced, remarked
 from graphprune.prove import Proof, prove
 from graphprune.repair import Repairing
 from graphprune.result import Result
@@ -65,7 +65,10 @@ def make_plan(
     if not coupling.groups:
         reasons = "; ".join(dict.fromkeys(reason for _, reason, _ in coupling.pins()))
         raise NothingPrunable(f"every axis of every weight is pinned: {reasons[:300] or 'no axis is free'}")
+    if choosing.speedup is not None and "latency" in choosing.targets:
+        raise UsageError("--speedup and a target of latency say the same thing: give one of them")
     budget = budget_of(choosing, known is not None)
+    analysis = priced(analysis, choosing, effort, progress)
     progress("scoring")
     decide = decider(analysis, choosing, known, progress)
     progress("allocating")
@@ -78,7 +81,7 @@ def make_plan(
         plan = allocate_for_speed(analysis, decide, asked, choosing.speedup, machine, progress)
         plan = faster(decide, plan, asked, (choosing.speedup, machine), progress)
     else:
-        plan = searched(decide, budget, priced(analysis, choosing, effort, progress).costs, progress)
+        plan = remarked(searched(decide, budget, analysis.costs, progress), analysis.costs)
     return named(decide.swapped(plan, progress) if isinstance(decide, Deciding) else plan, analysis)
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from graphprune.allocate import Budget
 from graphprune.allocate.align import detect_alignment
 from graphprune.analysis import Analysis, Progress
+from graphprune.costs import CostModel
 from graphprune.machine.energy import energy
+from graphprune.machine.latency import Latency
 from graphprune.machine.memory import memory
 from graphprune.options import Choosing
+from graphprune.plan import PruningPlan
 
 
 def budget_of(choosing: Choosing, calibrated: bool) -> Budget:
@@ -46,3 +51,9 @@ def priced(analysis: Analysis, choosing: Choosing, effort: str, progress: Progre
             found = know(analysis, align_of(choosing), choosing.machine, effort, progress)
             analysis = analysis.pricing(found.latency)
     return analysis
+
+
+def remarked(plan: PruningPlan, costs: CostModel) -> PruningPlan:
+    """Write into a plan what is to be said of the prices that it was made by."""
+    remarks = [said for p in costs.pricings if isinstance(p, Latency) for said in p.remarks]
+    return replace(plan, meta={**plan.meta, "speed": {"trials": [], "remarks": remarks}}) if remarks else plan

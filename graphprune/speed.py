@@ -58,7 +58,7 @@ def allocate_for_speed(
     trials: list[Trial] = []
     low, high, allowed = 0.0, 1.0, 1 / (speedup * _AIM)
     while len(trials) < _MOST and high - low > _LEAST * allowed:
-        costs = CostModel(analysis.coupling, (known.latency,))
+        costs = _costs(analysis, known)
         try:
             plan = decide(replace(budget, targets={**budget.targets, "latency": min(allowed, 1.0)}), costs)
         except TargetError:
@@ -94,7 +94,7 @@ def _next(
     trials: list[Trial], analysis: Analysis, known: Known, speedup: float
 ) -> tuple[float, float, float]:
     """Return what to allow next, and the bounds that trials have shown, all in what is predicted now."""
-    costs = CostModel(analysis.coupling, (known.latency,))
+    costs = _costs(analysis, known)
     dense = costs({}).of("latency")
     now = [costs(t.plan.sizes_of(analysis.coupling)).of("latency") / dense for t in trials]
     wanted = 1 / (speedup * _AIM)
@@ -105,6 +105,10 @@ def _next(
     if low < high and not low < step < high and len(trials) > 1:
         step = (low + high) / 2
     return step, min(low, step), max(high, step)
+
+
+def _costs(analysis: Analysis, known: Known) -> CostModel:
+    return CostModel(analysis.coupling, (*analysis.costs.pricings, known.latency))
 
 
 def measured(analysis: Analysis, plan: PruningPlan) -> float:
@@ -127,6 +131,7 @@ def _told(plan: PruningPlan, known: Known, speedup: float, trials: list[Trial]) 
     said: Mapping[str, Any] = {
         "asked": speedup,
         "machine": str(known.table.where),
+        "timed": not known.foreign,
         "trials": [t.to_json() for t in trials],
         "remarks": list(known.remarks),
     }

@@ -22,7 +22,8 @@ _CALL = 10_000.0  # nanoseconds of a call
 
 @dataclass(frozen=True)
 class Latency:
-    """Prices nodes in nanoseconds: `roofs` by their keys, times `scale`; `fixed` is what a run takes beside its nodes.
+    """Prices nodes in nanoseconds: `roofs` by their keys, times `scale`; `fixed` is what a run takes beside its nodes;
+    `remarks` are to be said with it.
 
     >>> CostModel(coupling, (latency,))({}).of("latency")  # doctest: +SKIP
     7340000.0
@@ -33,6 +34,7 @@ class Latency:
     scale: float = 1.0
     fixed: float = 0.0
     columns: tuple[str, ...] = field(default=("latency",))
+    remarks: tuple[str, ...] = ()
 
     def parts(self, costs: CostModel) -> Iterable[Part]:
         """Yield a part for each node, and one for what does not depend on sizes."""

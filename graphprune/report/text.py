@@ -73,6 +73,7 @@ def print_prune(console: Console, record: Mapping[str, Any], output: str, verbos
     console.print(costs_table(record))
     console.print()
     console.print(speed_line(record))
+    _print_speed(console, record)
     proof = record["proof"]
     if proof:
         console.print(f"proof: {proof_words(proof)}")
@@ -175,8 +176,20 @@ def print_plan(console: Console, record: Mapping[str, Any], verbose: bool) -> No
             table.add_row(g["name"], str(g["size"]), str(g["kept"]))
     console.print(table)
     print_changes(console, record)
+    _print_speed(console, record)
     _print_border(console, record)
     _print_state(console, record["state"])
+
+
+def _print_speed(console: Console, record: Mapping[str, Any]) -> None:
+    """Print what was predicted of the speed and what was measured, and what is to be said of that."""
+    speed = record["plan"]["meta"].get("speed") or {"trials": [], "remarks": []}
+    for trial in speed["trials"][-1:]:
+        wrong = abs(trial["predicted"] / trial["measured"] - 1)
+        timed = f"measured {trial['measured']:.2f}x ({wrong:.1%} off), model {len(speed['trials'])} that was timed"
+        console.print(f"predicted {trial['predicted']:.2f}x, {timed if speed['timed'] else 'not timed there'}")
+    for remark in speed["remarks"]:
+        _print_line(console, remark)
 
 
 def print_changes(console: Console, record: Mapping[str, Any]) -> None:

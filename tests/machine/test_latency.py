@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small import FLOAT, cnn, model, put, rand, record, refused, tensor
+from small import FLOAT, cli, cnn, model, put, rand, record, refused, tensor
 
 from graphprune import Looking, analyse
 from graphprune.analysis import Analysis
@@ -159,6 +159,19 @@ def test_a_target_of_latency_from_the_command_line(tmp_path: Path) -> None:
     assert told["meta"]["costs"]["latency"] <= 0.5 * told["model"]["latency"]
     refused(tmp_path, "plan", net, *options, "--machine", net, says="is not a table of a machine")
     refused(tmp_path, "plan", net, *options, "--machine", tmp_path / "no.json", says="cannot be read")
+
+
+def test_another_machine_is_told_of_and_nothing_is_timed_for_it(tmp_path: Path) -> None:
+    net = put(tmp_path / "net.onnx", chain(layers=8))
+    here = know(analyse(net), 16, None, "low", say).table
+    Table(replace(here.where, cpu="an edge device"), here.records).save(tmp_path / "edge.json")
+    machine = ("--machine", tmp_path / "edge.json", "--calibration", "off", "--align", "4")
+    text = cli("plan", net, "--target", "latency=0.7", *machine)
+    assert text.code == 0 and "latency is that of another machine, as predicted: an edge device" in text.out, text.err
+    speed = record("plan", net, "--speedup", "1.5", "--target", "memory=0.9", *machine)["plan"]["meta"]["speed"]
+    assert not speed["timed"] and 1.5 <= speed["trials"][0]["predicted"] < 1.7
+    assert "not timed there" in cli("plan", net, "--speedup", "1.5", *machine).out
+    refused(tmp_path, "plan", net, "--speedup", "2", "--target", "latency=0.5", says="say the same thing")
 
 
 # ---- what profiles tell
