@@ -95,28 +95,29 @@ def profiled(
 
 
 def _nodes(coupling: Coupling, found: Sequence[tuple[Sizes, Profile]]) -> list[Node]:
-    """Return the nodes that all variants have, and those of the dense model that others lack with their sizes fixed."""
+    """Return the nodes of the dense model, with fixed sizes where those of the variants do not tell what they are."""
     matching = Matching(coupling, [sizes for sizes, _ in found])
     seen = [{n.key: n.seen for n in profile.nodes} for _, profile in found]
     owners = _owners(coupling)
     out = []
     for key, first in seen[0].items():
-        alike = [s.get(key, first) for s in seen]
-        same = all(_ranks(s) == _ranks(first) for s in alike) and all(key in s for s in seen)
+        alike = [s[key] if key in s and _ranks(s[key]) == _ranks(first) else None for s in seen]
         sides = []
         for side in ("inputs", "outputs"):
             operands = []
             for i, (element, shape) in enumerate(getattr(first, side)):
-                columns = [[getattr(s, side)[i][1][k] for s in alike] if same else [n] for k, n in enumerate(shape)]
+                columns = [
+                    [None if s is None else getattr(s, side)[i][1][k] for s in alike] for k in range(len(shape))
+                ]
                 operands.append((element, tuple(_sized(matching, c) for c in columns)))
             sides.append(tuple(operands))
         out.append(Node(key, _owner(key, owners), first.operator, sides[0], sides[1]))
     return out
 
 
-def _sized(matching: Matching, observed: Sequence[int]) -> Sized:
+def _sized(matching: Matching, observed: Sequence[int | None]) -> Sized:
     found = matching.sized(observed)
-    return Sized(None, observed[0], 1) if found is None else found
+    return Sized(None, observed[0] or 0, 1) if found is None else found
 
 
 def _ranks(seen: Seen) -> tuple[tuple[int, ...], ...]:

@@ -19,6 +19,7 @@ _BLOCK = 4
 _LEAST = 0.2
 _DRAWS = 64
 _MOST_OF = 0.6
+_FEWEST = 3
 _PADS = (1, 4, 8, 16, 32)
 """Blocks that runtimes round channels up to."""
 
@@ -73,10 +74,14 @@ class Matching:
         for axis, found in sizes.items():
             self._ratio.setdefault(_ratios(found), axis)
 
-    def sized(self, observed: Sequence[int]) -> Sized | None:
-        """Return the size as an expression; None where it is none of the model's."""
-        if len(set(observed)) == 1:
-            return Sized(None, observed[0], 1)
+    def sized(self, observed: Sequence[int | None]) -> Sized | None:
+        """Return the size as an expression, None where it is none of the model's; variants may not have it."""
+        known = [n for n in observed if n is not None]
+        if len(set(known)) == 1:
+            return Sized(None, known[0], 1)
+        return self._nearly(observed) if len(known) < len(observed) else self._entirely(known)
+
+    def _entirely(self, observed: Sequence[int]) -> Sized | None:
         exact = self._exact.get(tuple(observed))
         if exact is not None:
             return Sized(exact[0], 1, exact[1])
@@ -85,10 +90,11 @@ class Matching:
             return Sized(axis, observed[0] / axis.size, 1)
         return self._nearly(observed)
 
-    def _nearly(self, observed: Sequence[int]) -> Sized | None:
-        """Return the expression that most variants have, for sizes that are rounded up in some of them only."""
+    def _nearly(self, observed: Sequence[int | None]) -> Sized | None:
+        """Return the expression that most variants have, for sizes that only some round up or have."""
+        seen = sum(n is not None for n in observed)
         best = max(self._exact, key=lambda sizes: sum(map(eq, sizes, observed)), default=None)
-        if best is None or sum(map(eq, best, observed)) < _MOST_OF * self._count:
+        if best is None or sum(map(eq, best, observed)) < max(_MOST_OF * seen, _FEWEST):
             return None
         axis, pad = self._exact[best]
         return Sized(axis, 1, pad)
