@@ -218,7 +218,7 @@ def choosing_of(
 
     aimed = bool(target) or speedup is not None
     if (sparsity is not None) == aimed and not (curve and not aimed):
-        raise UsageError("say how much to prune by --sparsity or --plan, or by --target and --speedup")
+        raise UsageError("say how much to prune by one of --sparsity and --plan, or by --target, --speedup or both")
     if align != "auto" and not (align.isdigit() and int(align) > 0):
         raise UsageError(f"--align {align!r} is neither auto nor a whole number above 0")
     if allocation not in get_args(Allocation):
