@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 _MOST = 6
 CLOSE = 0.03
-_SHORT = 0.01  # so much below what is asked for is noise
-_AIM = 1.01
+_AIM = 1.015
 _SECONDS = 1.5
 _QUICK = 0.3  # what disturbs a run only makes it longer
 _LEAST = 0.02
@@ -74,7 +73,7 @@ def allocate_for_speed(
         trial = Trial(allowed, predicted, measured(analysis, plan), plan)
         trials.append(trial)
         progress(f"timed: {trial.speedup:.2f}x, predicted {1 / predicted:.2f}x")
-        if -_SHORT <= trial.speedup / speedup - 1 <= CLOSE:
+        if 0 <= trial.speedup / speedup - 1 <= CLOSE:
             break
         if abs(trial.speedup * trial.predicted - 1) > _WRONG:
             known = known.refined(analysis, plan.sizes_of(analysis.coupling))
@@ -86,7 +85,7 @@ def allocate_for_speed(
             f"a speed-up of {speedup:g} is out of reach here: the fastest model measured {best:.2f}x; "
             "ask for less, or lower --floor"
         )
-    met = [t for t in enough if t.speedup >= speedup * (1 - _SHORT)] or enough
+    met = [t for t in enough if t.speedup >= speedup] or enough
     return _told(min(met, key=lambda t: t.speedup).plan, known, speedup, trials)
 
 

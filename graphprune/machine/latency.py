@@ -62,8 +62,8 @@ class Latency:
     def calibrated(self, measured: float) -> Latency:
         """Return the same with the dense model as long as measured.
 
-        What its nodes leave unexplained is a run's own time, as far as that is plausible. What they have too much is the
-        profiler's, the same for each node, as far as they have a fixed time. The rest is a factor.
+        What its nodes leave unexplained is a run's own time, as far as that is plausible. What they have too much is
+        the profiler's, the same for each node, as far as they have a fixed time. The rest is a factor.
         """
         nodes = self.ns({}) - self.fixed
         fixed = min(max(measured - nodes, 0.0), _OVERHEAD * nodes + _CALL)
@@ -72,7 +72,7 @@ class Latency:
         return replace(found, fixed=fixed, scale=found.scale * (measured - fixed) / max(nodes, 1e-9))
 
     def _relieved(self, each: float) -> Latency:
-        """Return the same with so many nanoseconds less for each node, as far as it has a fixed time: the profiler's."""
+        """Return the same with so many nanoseconds less in each node's fixed time: they were the profiler's."""
         roofs = {key: Roof((max(r.rates[0] - each, 0.0), *r.rates[1:])) for key, r in self.roofs.items()}
         return replace(self, roofs=roofs)
 
