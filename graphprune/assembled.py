@@ -83,7 +83,10 @@ def compared(analysis: Analysis, feeds: Sequence[Feed]) -> list[Compared]:
         dense = {name: _taken(a, rows[name]) for name, a in outputs.items()}
         used += sum(a.nbytes for a in dense.values() if isinstance(a, np.ndarray))
         if used > _IN_MEMORY:
-            dense = {name: _parked(a, folder, f"{k}_{i}") for i, (name, a) in enumerate(dense.items())}
+            dense = {
+                name: folder.park(f"{k}_{i}", a) if isinstance(a, np.ndarray) else a
+                for i, (name, a) in enumerate(dense.items())
+            }
         out.append(Compared(feed, dense, rows, folder))
     return out
 
@@ -105,14 +108,6 @@ def _rows(array: Array, feed: Feed, number: int) -> npt.NDArray[np.int64] | None
 
 def _taken(array: Array, rows: npt.NDArray[np.int64] | None) -> Array:
     return array if rows is None else array.reshape(-1, array.shape[-1])[rows]
-
-
-def _parked(array: Array, folder: Folder, name: str) -> Array:
-    if not isinstance(array, np.ndarray):
-        return array
-    path = folder.path / f"{name}.npy"
-    np.save(path, array)
-    return np.asarray(np.load(path, mmap_mode="r"))
 
 
 @dataclass

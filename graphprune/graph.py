@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from graphprune.axes import Axis, Dim, Origin, Pin, Same, leaves
 from graphprune.errors import UsageError
 from graphprune.groups import ChannelGroup, Coupling, axis_text
+from graphprune.writing import put
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -62,15 +64,12 @@ def export(coupling: Coupling, path: str | os.PathLike[str]) -> None:
     graph = operator_graph(coupling)
     if target.suffix not in (".graphml", ".dot", ".gv"):
         raise UsageError(f"{target}: a graph is written as .graphml or .dot")
-    beside = target.with_name(f".{target.name}.part")
-    try:
-        if target.suffix == ".graphml":
-            nx.write_graphml(_as_xml(graph), beside)
-        else:
-            beside.write_text(_dot(graph), encoding="utf-8")
-        os.replace(beside, target)
-    except OSError as error:
-        raise UsageError(f"{target}: cannot be written: {error.strerror or error}") from error
+    if target.suffix == ".graphml":
+        xml = io.BytesIO()
+        nx.write_graphml(_as_xml(graph), xml)
+        put(target, xml.getvalue())
+    else:
+        put(target, _dot(graph))
 
 
 def _dot(graph: nx.DiGraph[str]) -> str:

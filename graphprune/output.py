@@ -42,17 +42,6 @@ def guard_new(output: Path, inputs: Iterable[Path], force: bool = False) -> None
         raise UsageError(f"{output}: exists: give another name, or --force")
 
 
-def put(output: Path, content: str | bytes) -> None:
-    """Write a file beside its place and rename it, so that it is never there by halves; raises UsageError."""
-    beside = output.with_name(f".{output.name}.part")
-    try:
-        beside.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(beside, output)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise UsageError(f"{output}: cannot be written: {error.strerror or error}") from error
-
-
 def check_folder(folder: Path) -> None:
     """Raise UsageError if nothing can be written into a folder."""
     if not folder.is_dir():

@@ -25,13 +25,14 @@ from graphprune.errors import NothingPrunable, PlanError, UsageError
 from graphprune.execute import runnable
 from graphprune.measure import interleaved
 from graphprune.options import Choosing
-from graphprune.output import check_folder, guard, put, workspace
+from graphprune.output import check_folder, guard, workspace
 from graphprune.pipeline import Order, make_plan, run_plan
 from graphprune.plan import PruningPlan
 from graphprune.pricing import priced
 from graphprune.report.record import costs_record, model_record
 from graphprune.rewrite import arranged
 from graphprune.runtime import bind, open_session
+from graphprune.writing import put
 
 POINTS = 6
 DEEPEST = {"macs": 0.25}  # where nothing is asked for

@@ -6,7 +6,6 @@ import difflib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -17,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from graphprune.axes import Dim
-from graphprune.errors import PlanError, UsageError
+from graphprune.errors import PlanError
 from graphprune.groups import Coupling
+from graphprune.writing import put
 
 FORMAT = "graphprune plan 1"
 _FIELDS = ("format", "model", "meta", "groups")
@@ -99,16 +99,7 @@ class PruningPlan:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan beside its destination, then rename; raise UsageError if that is not possible."""
-        target = Path(path)
-        if not target.parent.is_dir():
-            raise UsageError(f"{target}: cannot be written: no folder {target.parent}")
-        try:
-            with tempfile.TemporaryDirectory(prefix=".graphprune-", dir=target.parent) as folder:
-                written = Path(folder) / target.name
-                written.write_text(self.text(), encoding="utf-8", newline="\n")
-                os.replace(written, target)
-        except OSError as error:
-            raise UsageError(f"{target}: cannot be written: {error.strerror or error}") from error
+        put(Path(path), self.text())
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> PruningPlan:

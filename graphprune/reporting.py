@@ -11,10 +11,11 @@ from typing import Any
 from graphprune.analysis import Analysis, silent
 from graphprune.errors import GraphPruneError, SessionError, UsageError
 from graphprune.execute import runnable
-from graphprune.output import check_folder, guard_new, put
+from graphprune.output import check_folder, guard_new
 from graphprune.profiled import profile_both, profile_record
 from graphprune.result import Result
 from graphprune.rewrite import arranged
+from graphprune.writing import put
 
 CURVE = "pareto.json"
 """The file with the points of a curve, beside its plans."""

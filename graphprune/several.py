@@ -74,8 +74,9 @@ def bench(
     """Time models in turn on the same inputs, over a grid of providers, threads and batch sizes."""
     talk = Talk(json_, quiet)
     from graphprune.grid import Grid, as_csv, bench_models, numbers, words
-    from graphprune.output import guard_new, put
+    from graphprune.output import guard_new
     from graphprune.report.timings import print_bench
+    from graphprune.writing import put
 
     grid = Grid(
         tuple(words(provider)) or ("cpu",), tuple(dict.fromkeys(numbers(threads, "--threads", 0))) or (1,),

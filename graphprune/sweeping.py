@@ -91,9 +91,9 @@ def sweep(
 
 def _tell(talk: Talk, folder: Path, records: list[dict[str, Any]], csv: Path | None) -> None:
     """Print the table of all results, and write it; raises UsageError where nothing was done."""
-    from graphprune.output import put
     from graphprune.report.sweep import print_sweep
     from graphprune.scale.ranking import as_csv, rows_of
+    from graphprune.writing import put
 
     rows = rows_of(records)
     failed = [row for row in rows if row["error"]]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphprune.calibrate.folder import Folder
+from graphprune.calibrate.folder import Folder, parked
 from graphprune.calibrate.padding import real_rows, real_tokens
 from graphprune.calibrate.samples import Feed, Samples, rows_of
 from graphprune.calibrate.waiting import Rows, Waiting, enough_for
@@ -82,8 +82,7 @@ class Gram:
 
     def park(self, path: Path) -> None:
         """Keep `second` in a file from now on, to be read only; nothing can be added any more."""
-        np.save(path, self.second)
-        self._second = np.load(path, mmap_mode="r")
+        self._second = parked(path, self.second)
 
     def _sum_up(self, blocks: tuple[Rows, ...]) -> None:
         for block in blocks:

@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -17,6 +16,7 @@ from typing import Any
 from graphprune.errors import UsageError
 from graphprune.machine.roofline import Loads, Record, Records, Roof
 from graphprune.runtime import Runtime
+from graphprune.writing import put
 
 FORMAT = "graphprune machine 1"
 _MOST = 20_000
@@ -105,16 +105,9 @@ class Table:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table beside its destination, then rename; raises UsageError where that is not possible."""
-        target = Path(path)
         rows = ",\n".join(json.dumps([r.family, *r.loads, round(r.ns, 1)]) for r in self.records)
         head = json.dumps({"format": FORMAT, "machine": asdict(self.where)}, indent=1).removesuffix("\n}")
-        try:
-            with tempfile.TemporaryDirectory(prefix=".graphprune-", dir=target.parent) as folder:
-                written = Path(folder) / "table.json"
-                written.write_text(f'{head},\n "records": [\n{rows}\n]}}\n', encoding="utf-8", newline="\n")
-                os.replace(written, target)
-        except OSError as error:
-            raise UsageError(f"{target}: cannot be written: {error.strerror or error}") from error
+        put(Path(path), f'{head},\n "records": [\n{rows}\n]}}\n')
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Table:

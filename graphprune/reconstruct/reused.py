@@ -49,13 +49,8 @@ class Store:
             self._used += size
             self._kept[key] = found
         elif shutil.disk_usage(self._folder.path).free > size + _LEFT_FREE:
-            self._kept[key] = tuple(self._parked(f"{len(self._kept)}_{k}", a) for k, a in enumerate(found))
+            self._kept[key] = tuple(self._folder.park(f"{len(self._kept)}_{k}", a) for k, a in enumerate(found))
         return found
-
-    def _parked(self, name: str, array: Matrix) -> Matrix:
-        path = self._folder.path / f"{name}.npy"
-        np.save(path, array)
-        return np.asarray(np.load(path, mmap_mode="r"))
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphprune.output import put
 from graphprune.report.tables import count, table_of
+from graphprune.writing import put
 
 if TYPE_CHECKING:
     from rich.console import Console

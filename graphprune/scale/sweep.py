@@ -11,10 +11,11 @@ from typing import Any
 
 from graphprune.errors import GraphPruneError, UsageError
 from graphprune.options import Looking
-from graphprune.output import check_folder, put
+from graphprune.output import check_folder
 from graphprune.plan import PruningPlan
 from graphprune.scale.pool import Lost, Pool
 from graphprune.scale.task import FORMAT, Place, Task, read_options, run_task, task_of
+from graphprune.writing import put
 
 Progress = Callable[[str], None]
 Record = dict[str, Any]

@@ -24,7 +24,7 @@ from graphprune.ops import NOOPS, RANDOM, ROUND_TRIP, Sight
 from graphprune.rewrite import Chosen, arranged
 from graphprune.rewrite.apply import drop_unused, sizes_now
 from graphprune.runtime import run
-from graphprune.transform.folding import fold_scales
+from graphprune.transform.scales import fold_scales
 
 if TYPE_CHECKING:
     from graphprune.analysis import Analysis, Progress
