@@ -36,7 +36,7 @@ def to_onnx(source: str, asked: Asked) -> Converted:
         return Converted(_written(program, (), {"dynamo": True}, asked), _runner(program.module()))
     if path.is_file():
         script = _script(path)
-        names = [a.debugName() for a in script.graph.inputs()][1:]
+        names = [a.name for a in script.forward.schema.arguments][1:]
         return _of_script(script, one_shape(source, asked, names), asked)
     module = load_object(source).eval()
     shapes = one_shape(source, _with_own(module, asked), _inputs(module, asked.shapes))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphprune.calibrate.folder import Folder
 from graphprune.errors import UsageError, ValidationError
 from graphprune.terminal import ForceOpt, JsonOpt, QuietOpt, ShapeOpt, Talk, TrustOpt
+
+if TYPE_CHECKING:
+    from graphprune.calibrate.folder import Folder
 
 SourceArg = Annotated[
     str,
@@ -19,7 +22,6 @@ SourceArg = Annotated[
                         "file, a folder, or module:attribute.", show_default=False),
 ]
 _SUFFIX = ".onnx"
-_CONVERTED = Folder()  # of models that are pruned and not kept; it goes at exit
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,14 @@ def stem_of(source: str | Path) -> str:
     return str(path if path.is_dir() else path.with_suffix(""))
 
 
+@cache
+def _kept() -> Folder:
+    """Return where models are converted to that are pruned and not kept; it goes at exit."""
+    from graphprune.calibrate.folder import Folder
+
+    return Folder()
+
+
 def as_onnx(
     model: Path, output: Path | None, input_shape: Sequence[str] | None, trust: bool, talk: Talk
 ) -> tuple[Path, Path]:
@@ -106,7 +116,7 @@ def as_onnx(
     target = output if output is not None else Path(f"{stem_of(model)}.pruned{_SUFFIX}")
     if not is_source(model):
         return model, target
-    path = _CONVERTED.path / f"{Path(stem_of(model)).name}{_SUFFIX}"
+    path = _kept().path / f"{Path(stem_of(model)).name}{_SUFFIX}"
     with talk.progress() as progress:
         progress("converting")
         record = converted(str(model), path, Conversion(input_shape, trust=trust))

@@ -346,13 +346,13 @@ def test_a_pattern_that_fits_nothing_is_refused(cached: Path, tmp_path: Path) ->
 
 def test_an_output_of_a_wrong_size_is_refused(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes may differ just where they are allowed, and only to what the plan says."""
-    from graphprune import pipeline
+    from graphprune import validated
     from graphprune.errors import ValidationError
 
     def unsliced(arrays: Any, coupling: Any, chosen: Any) -> Any:
         return arrays if "present.0.k" in arrays else arranged(arrays, coupling, chosen)
 
-    monkeypatch.setattr(pipeline, "arranged", unsliced)
+    monkeypatch.setattr(validated, "arranged", unsliced)
     with pytest.raises(ValidationError, match=r"sizes differ from the dense model's: present\.0\.k, present\.0\.v"):
         graphprune.prune(cached, 0.5, align=1, allow_io="*.0.*", time=False)
 

@@ -172,7 +172,7 @@ def test_a_speedup_that_the_written_model_does_not_have_is_told(net: Path, monke
     from graphprune import pipeline
 
     plan_of = pipeline.make_plan
-    monkeypatch.setattr(pipeline, "make_plan", lambda a, choosing, p, k: plan_of(a, pipeline.Choosing(sparsity=0.1), p))
+    monkeypatch.setattr(pipeline, "make_plan", lambda a, c, p, *_: plan_of(a, pipeline.Choosing(sparsity=0.1), p))
     out = net.with_name("out.onnx")
     ran = cli("prune", net, "--speedup", 50, "-o", out, "--seconds", 0.1, "--no-prove")
     assert ran.code == 0 and "asked for 50x" in ran.err

@@ -78,11 +78,12 @@ def test_samples_are_milliseconds_and_time_bounds_the_rounds(monkeypatch: pytest
 
     fake = SimpleNamespace(perf_counter_ns=lambda: clock[0], perf_counter=lambda: clock[0] / 1e9)
     monkeypatch.setattr(measure, "time", fake)
-    samples = interleaved({"slow": work(30), "fast": work(10)}, seconds=1.0, min_rounds=5)
+    told = {"seconds": 1.0, "min_rounds": 5, "clock": fake.perf_counter_ns}
+    samples = interleaved({"slow": work(30), "fast": work(10)}, **told)
     assert set(samples["slow"]) == {30.0} and set(samples["fast"]) == {10.0}
     assert len(samples["slow"]) == 25
     before = clock[0]
-    interleaved({"very slow": work(10_000)}, seconds=1.0, warmup=3, min_rounds=5)
+    interleaved({"very slow": work(10_000)}, warmup=3, **told)
     assert clock[0] - before == 6 * 10_000 * 1_000_000, "a slow model is warmed up once"
 
 
