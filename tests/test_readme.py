@@ -126,7 +126,7 @@ def test_the_keys_of_json_are_those_of_prune(tmp_path: Path) -> None:
     import json
 
     model = "samples/fashion_mnist_resnet.onnx"
-    options = ("-o", "p.onnx", "--sparsity", "0.5", "--seconds", "0.05", "--json")
+    options = ("-o", "p.onnx", "--sparsity", "0.5", "--seconds", "0.05", "--samples", "64", "--effort", "low", "--json")
     record = json.loads(run(tmp_path, "graphprune", "prune", model, *options))
     rows = re.findall(r"^\| (`.*?) \|", README.partition("### JSON")[2].partition("### Plans")[0], re.MULTILINE)
     assert {k for row in rows for k in re.findall(r"`(\w+)`", row)} == set(record)
