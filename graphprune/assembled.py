@@ -153,8 +153,7 @@ class Candidates:
         found = Comparison()
         for before, after, each in zip(dense, opened.outputs, runs, strict=False):
             found.add(before, {n: mapped(a, maps.get(n)) for n, a in after.items()}, each.feed)
-        losses = [d.loss for d in found.divergences()]
-        return float(np.nan_to_num(sum(losses), nan=np.inf)) if losses else float("inf")
+        return float("inf") if found.loss is None else found.loss
 
     def _opened(self, levels: Levels, chosen: Chosen) -> _Open:
         if levels not in self._open:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -12,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from graphprune import writing
 from graphprune.analysis import Analysis, analyse
 from graphprune.bench import fitted
 from graphprune.errors import GraphPruneError, RuntimeUnavailable, SessionError, UsageError
@@ -160,12 +159,7 @@ def items_of(analysis: Analysis, feed: Feeds) -> int:
 
 def as_csv(record: Mapping[str, Any]) -> str:
     """Return a bench as CSV with a header, one line for each model and cell; skipped cells have a reason."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in (*record["models"], *record["skipped"]):
-        writer.writerow({k: row.get(k) for k in COLUMNS})
-    return out.getvalue()
+    return writing.as_csv((*record["models"], *record["skipped"]), COLUMNS)
 
 
 def numbers(texts: Sequence[str] | None, option: str, least: int) -> Iterator[int]:

@@ -7,8 +7,6 @@ and divergence is listed, but is not on the front.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -32,7 +30,7 @@ from graphprune.pricing import priced
 from graphprune.report.record import costs_record, model_record
 from graphprune.rewrite import arranged
 from graphprune.runtime import bind, open_session
-from graphprune.writing import put
+from graphprune.writing import as_csv, put
 
 POINTS = 6
 DEEPEST = {"macs": 0.25}  # where nothing is asked for
@@ -234,9 +232,5 @@ def _save(folder: Path, points: Sequence[Point]) -> None:
     rows = [asdict(p) for p in points]
     if not rows:
         raise NothingPrunable("the curve has no point")
-    table = io.StringIO()
-    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    for name, text in ((_INDEX, json.dumps({"pareto": rows}, indent=1) + "\n"), ("pareto.csv", table.getvalue())):
-        put(folder / name, text)
+    put(folder / _INDEX, json.dumps({"pareto": rows}, indent=1) + "\n")
+    put(folder / "pareto.csv", as_csv(rows, list(rows[0])))

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from graphprune.errors import SessionError
+from graphprune.machine.profile import kernels, whole_runs
 from graphprune.runtime import Feeds, ModelSource, Runtime, open_session, run
 
 _WARMUP = 2
 _FEWEST, _MOST = 5, 100
-_KERNEL = re.compile(r"_kernel_time$")
 _BLOCKED = re.compile(r"_(?:nchwc|nhwc)$")  # what onnxruntime adds to the name of an output in blocks of channels
 
 
@@ -90,17 +90,14 @@ def read(events: Iterable[Mapping[str, Any]]) -> Profile:
     A node that runs others inside it (a loop) counts what is left without them.
     """
     timed = [e for e in events if e.get("ph") == "X"]
-    runs = sorted((e["ts"], e["dur"]) for e in timed if e["name"] == "model_run")
+    runs = whole_runs(timed)
     counted = runs[_WARMUP:] if len(runs) > _WARMUP else runs
-    first = counted[0][0] if counted else 0
-    kernels = [e for e in timed if e.get("cat") == "Node" and _KERNEL.search(e["name"]) and e["ts"] >= first]
-    starts = np.array([ts for ts, _ in counted], np.float64)
+    found = list(kernels(timed, [ts for ts, _ in counted] or [0.0]))
     sums: dict[tuple[str, str, str], np.ndarray] = {}
-    for event, own in zip(kernels, _own(kernels), strict=True):
+    for (name, which, event), own in zip(found, _own([e for _, _, e in found]), strict=True):
         args = event["args"]
-        key = (_KERNEL.sub("", event["name"]), args.get("op_name", "?"), str(args.get("node_index", "")))
-        which = max(int(np.searchsorted(starts, event["ts"], side="right")) - 1, 0)
-        sums.setdefault(key, np.zeros(max(len(starts), 1)))[which] += own
+        key = (name, args.get("op_name", "?"), str(args.get("node_index", "")))
+        sums.setdefault(key, np.zeros(max(len(counted), 1)))[which] += own
     nodes = tuple(NodeTime(name, operator, float(np.median(t)) / 1e3) for (name, operator, _), t in sums.items())
     return Profile(nodes, float(np.median([d for _, d in counted] or [0])) / 1e3, len(counted))
 

@@ -109,6 +109,12 @@ class Comparison:
         """Return what was found, output by output."""
         return [found.divergence(name) for name, found in self._sums.items()]
 
+    @property
+    def loss(self) -> float | None:
+        """What all outputs together lose, infinite where that is no number; None where none can be compared."""
+        found = [d.loss for d in self.divergences()]
+        return float(np.nan_to_num(sum(found), nan=np.inf)) if found else None
+
 
 def _told(array: Array, real: Real | None) -> Array:
     """Return the rows that are of real tokens."""

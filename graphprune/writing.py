@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from graphprune.errors import UsageError
 
@@ -23,3 +27,16 @@ def put(output: Path, content: str | bytes) -> None:
             os.replace(written, output)
     except OSError as error:
         raise UsageError(f"{output}: cannot be written: {error.strerror or error}") from error
+
+
+def as_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Return rows as comma separated values with a header; what a row lacks is empty.
+
+    >>> as_csv([{"a": 1, "b": 2}], ["a"])
+    'a\\n1\\n'
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

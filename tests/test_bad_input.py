@@ -128,7 +128,7 @@ OPTIONS: list[tuple[tuple[Any, ...], str]] = [
     (("--target", "macs=0"), "(0, 1]"), (("--target", "macs=1.5"), "(0, 1]"), (("--target", "macs=nan"), "(0, 1]"),
     (("--target", "macs=0.001"), "cannot be reached"), (("--speedup", 1), "above 1"), (("--speedup", 0), "above 1"),
     (("--speedup", "nan"), "above 1"),
-    (("--sparsity", 0.5, "--target", "macs=0.5"), "say how much"), ((), "say how much"),
+    (("--sparsity", 0.5, "--target", "macs=0.5"), "one of"), ((), "one of"),
     (("--sparsity", 0.5, "--align", 0), "align"), (("--sparsity", 0.5, "--align", "few"), "align"),
     (("--sparsity", 0.5, "--floor", 2), "floor"), (("--sparsity", 0.5, "--floor", -1), "floor"),
     (("--sparsity", 0.5, "--criterion", "l3"), "l3"), (("--sparsity", 0.5, "--aggregate", "x"), "x"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -85,7 +84,7 @@ def profiled(
 ) -> list[Profile | None]:
     """Return where the time goes in a model at several pruned sizes, run in turn."""
     feed = analysis.reference.feeds[0]
-    with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="graphprune-"):
+    with ExitStack() as stack:
         models: list[tuple[str | bytes, Feeds]] = []
         for sizes in variants:
             chosen = {dim: np.arange(n) for dim, n in sizes.items()}

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from graphprune.ops import BODIES
 from graphprune.ops.workloads import ELEMENT, Seen
 from graphprune.runtime import Feeds, ModelSource, Runtime, bind, open_session
 
+Event: TypeAlias = "Mapping[str, Any]"
 _SUFFIX = "_kernel_time"
 _LOW = 0.5  # of a node's runs, so many of the quickest count
 _WHOLE = "model_run"
@@ -85,24 +86,39 @@ def profiles(
 def read_profile(path: Path) -> Profile:
     """Read a profile file: nodes of all runs but the first, times of equal nodes of a run added up."""
     events = json.loads(path.read_text(encoding="utf-8"))
-    starts = sorted(e["ts"] for e in events if e.get("name") == _WHOLE)
+    starts = [ts for ts, _ in whole_runs(events)][1:]
     found: dict[str, dict[int, float]] = {}
     seen: dict[str, Seen] = {}
-    for event in events:
-        name, args = str(event.get("name", "")), event.get("args", {})
+    for name, run, event in kernels(events, starts):
+        args = event.get("args", {})
         operator = str(args.get("op_name", ""))
-        if event.get("cat") != "Node" or not name.endswith(_SUFFIX) or not operator or _has_body(operator):
+        if not operator or _has_body(operator):
             continue
-        run = int(np.searchsorted(starts, event["ts"], side="right")) - 1
-        if run < 1:
-            continue
-        key = f"{name.removesuffix(_SUFFIX)}:{operator}"
+        key = f"{name}:{operator}"
         found.setdefault(key, {})
         found[key][run] = found[key].get(run, 0.0) + float(event["dur"])
         if key not in seen:
             seen[key] = Seen(operator, _shapes(args.get("input_type_shape")), _shapes(args.get("output_type_shape")))
-    runs = len(starts) - 1
+    runs = len(starts)
     return Profile(tuple(Timed(key, seen[key], _typical(times.values(), runs)) for key, times in found.items()))
+
+
+def whole_runs(events: Iterable[Event]) -> list[tuple[float, float]]:
+    """Return when runs of the model began, and how long they took, in microseconds."""
+    return sorted((e["ts"], e["dur"]) for e in events if e.get("name") == _WHOLE)
+
+
+def kernels(events: Iterable[Event], starts: Sequence[float]) -> Iterator[tuple[str, int, Event]]:
+    """Yield what nodes took: the node's name, which of the runs that began at `starts` it was in, and the event.
+
+    What was before the first of them is left out.
+    """
+    for event in events:
+        name = str(event.get("name", ""))
+        if event.get("cat") == "Node" and name.endswith(_SUFFIX):
+            run = int(np.searchsorted(starts, event["ts"], side="right")) - 1
+            if run >= 0:
+                yield name.removesuffix(_SUFFIX), run, event
 
 
 def _has_body(operator: str) -> bool:

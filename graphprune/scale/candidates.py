@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from graphprune.analysis import Analysis
@@ -72,5 +71,4 @@ def _loss(opened: Any, runs: Runs, arrange: Callable[[Mapping[str, Any]], Mappin
     compared = Comparison()
     for feed, dense in runs:
         compared.add(arrange(dense), run(opened, arrange(feed)), feed)
-    found = [d.loss for d in compared.divergences()]
-    return float(np.nan_to_num(sum(found), nan=np.inf)) if found else None
+    return compared.loss

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from graphprune import writing
 
 Row = dict[str, Any]
 _SHOWN = ("criterion", "allocation", "repair", "seed")
@@ -94,12 +94,7 @@ def budget_words(options: Mapping[str, Any]) -> str:
 
 def as_csv(rows: Sequence[Row]) -> str:
     """Return rows as a table that spreadsheets read."""
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return text.getvalue()
+    return writing.as_csv(rows, list(rows[0])) if rows else ""
 
 
 def varying(rows: Sequence[Row]) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from survey import recipe_inputs
+from survey import recipe_inputs, recipes_of
 
 from graphprune.converters.pytorch import to_module
 from graphprune.errors import GraphPruneError
@@ -110,9 +110,7 @@ def main() -> int:
     parser.add_argument("--after", default="", help="begin behind this file")
     parser.add_argument("--gradients", action="store_true")
     args = parser.parse_args()
-    recipes = {}
-    if args.catalogue:
-        recipes = {r["file"]: r["recipe"] for r in json.loads(args.catalogue.read_text())}
+    recipes = recipes_of(args.catalogue)
     rows = []
     for path in sorted(p for p in args.folder.glob(f"{args.only}.onnx") if p.name > args.after):
         rows.append(compare(path, recipes.get(path.name), args.gradients))

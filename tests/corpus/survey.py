@@ -43,6 +43,12 @@ def recipe_inputs(recipe: Mapping[str, Mapping[str, Any]], seed: int = 0) -> dic
     return out
 
 
+def recipes_of(catalogue: Path | None) -> dict[str, Mapping[str, Any]]:
+    """Return a catalogue's recipes by the names of files; none without a catalogue."""
+    rows = json.loads(catalogue.read_text()) if catalogue else []
+    return {r["file"]: r["recipe"] for r in rows}
+
+
 def survey_model(path: Path, recipe: Mapping[str, Any] | None, align: int | str = 1) -> dict[str, Any]:
     """Inspect, prove and prune one model; return what was seen. Raises nothing that graphprune raises on purpose."""
     row: dict[str, Any] = {"file": path.name}
@@ -80,9 +86,7 @@ def main() -> int:
     parser.add_argument("--only", default="*")
     parser.add_argument("--align", default="1")
     args = parser.parse_args()
-    recipes = {}
-    if args.catalogue:
-        recipes = {r["file"]: r["recipe"] for r in json.loads(args.catalogue.read_text())}
+    recipes = recipes_of(args.catalogue)
     rows = []
     for path in sorted(args.folder.glob(f"{args.only}.onnx")):
         row = survey_model(path, recipes.get(path.name), args.align if args.align == "auto" else int(args.align))

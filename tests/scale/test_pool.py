@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def add(shared: int, item: int) -> tuple[int, int]:
     return shared + item, os.getpid()
+
+
+def held_up(folder: str, item: int) -> int:
+    """Do item 0 at once, and the others when the gate is open: what is taken until then cannot depend on speed."""
+    while item and not (Path(folder) / "open").exists():
+        time.sleep(0.01)
+    return item
 
 
 def refuse(shared: Any, item: int) -> int:
@@ -55,7 +63,7 @@ def test_several_jobs_are_other_processes_and_results_come_in_order() -> None:
     assert os.getpid() not in {process for _, process in found}
 
 
-def test_items_are_taken_as_they_are_needed() -> None:
+def test_items_are_taken_as_they_are_needed(tmp_path: Path) -> None:
     taken: list[int] = []
 
     def items() -> Any:
@@ -63,9 +71,10 @@ def test_items_are_taken_as_they_are_needed() -> None:
             taken.append(k)
             yield k
 
-    results = Pool(2).run(add, items(), shared=0)
+    results = Pool(2).run(held_up, items(), shared=str(tmp_path))
     next(results)
     assert len(taken) < 20
+    (tmp_path / "open").touch()
     assert len(list(results)) == 39
 
 
