@@ -20,6 +20,8 @@ from graphprune.errors import UsageError
 from graphprune.runtime import Feeds, ModelSource, Runtime, bind, open_session
 
 Samples: TypeAlias = npt.NDArray[np.float64]
+Clock: TypeAlias = Callable[[], int]
+"""Tells nanoseconds."""
 
 _MIN_ROUNDS = 10
 _ENOUGH_FOR_P99 = 100
@@ -31,7 +33,7 @@ _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.22
 
 def interleaved(
     callables: Mapping[str, Callable[[], object]], *, seconds: float = 2.0, warmup: int = 3, min_rounds: int = 10,
-    clock: Callable[[], int] = time.perf_counter_ns,
+    clock: Clock = time.perf_counter_ns,
 ) -> dict[str, Samples]:
     """Time functions in turn, round after round, each round in a new random order.
 
@@ -41,8 +43,8 @@ def interleaved(
 
     Returns milliseconds, one per round and name: entry i of every array comes from round i. Rounds go on for
     `seconds` and until there are `min_rounds`, after `warmup` rounds that do not count; of those a slow model has
-    fewer, as they end once they have taken `seconds`. `clock` tells nanoseconds. Whatever a function raises is passed
-    on.
+    fewer, as they end once they have taken `seconds`. `clock` may be the thread's own. Whatever a function raises is
+    passed on.
     """
     names = list(callables)
     order = np.random.default_rng(0)
@@ -184,7 +186,10 @@ def compare_latency(
     return race([(dense, feeds_dense), (pruned, feeds_pruned)], runtime, seconds)[1]
 
 
-def race(models: Sequence[tuple[ModelSource, Feeds]], runtime: Runtime, seconds: float = 2.0) -> list[Comparison]:
+def race(
+    models: Sequence[tuple[ModelSource, Feeds]], runtime: Runtime, seconds: float = 2.0,
+    clock: Clock = time.perf_counter_ns,
+) -> list[Comparison]:
     """Time several models in turn, the first of them twice, and compare each with the first.
 
     >>> [c.speedup for c in race([("a.onnx", {"x": x}), ("b.onnx", {"x": x})], Runtime())]  # doctest: +SKIP
@@ -209,7 +214,7 @@ def race(models: Sequence[tuple[ModelSource, Feeds]], runtime: Runtime, seconds:
             cost = opened - began + _MIN_ROUNDS * (time.perf_counter() - opened)
             if cost * len(orders) > _PATIENCE * seconds:
                 orders = orders[:1]
-        timed = interleaved(calls, seconds=seconds / len(orders), min_rounds=_MIN_ROUNDS)
+        timed = interleaved(calls, seconds=seconds / len(orders), min_rounds=_MIN_ROUNDS, clock=clock)
         found.append([timed[str(k)] for k in range(len(entries))])
         calls.clear()  # frees these sessions before the next are opened
     twin = Comparison.from_openings([Opening(one, again, again) for one, again, *_ in found])

@@ -6,17 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from graphprune.allocate import Budget, Decide
 from graphprune.costs import CostModel
 from graphprune.errors import TargetError
 from graphprune.execute import runnable
 from graphprune.machine.known import Known
+from graphprune.measure import race
 from graphprune.plan import PruningPlan
 from graphprune.rewrite import arranged, rearranged
-from graphprune.runtime import bind, open_session
-from graphprune.timed import undisturbed
+from graphprune.timed import clock_of
 
 if TYPE_CHECKING:
     from graphprune.pipeline import Analysis
@@ -24,8 +22,7 @@ if TYPE_CHECKING:
 _MOST = 6
 CLOSE = 0.03
 _AIM = 1.015
-_SECONDS = 1.5
-_QUICK = 0.3  # what disturbs a run only makes it longer
+_SECONDS = 2.0
 _LEAST = 0.02
 _WRONG = 0.08
 
@@ -118,11 +115,7 @@ def measured(analysis: Analysis, plan: PruningPlan) -> float:
     other = arranged(feed, analysis.coupling, chosen)
     runtime = analysis.looking.runtime
     with runnable(analysis.original, analysis.source) as dense, runnable(pruned) as candidate:
-        models = {"dense": (dense, feed), "pruned": (candidate, other)}
-        calls = {name: bind(open_session(model, runtime), given) for name, (model, given) in models.items()}
-        found = undisturbed(calls, runtime, _SECONDS)
-    dense_ms, pruned_ms = (float(np.quantile(found[name], _QUICK)) for name in ("dense", "pruned"))
-    return dense_ms / pruned_ms
+        return race([(dense, feed), (candidate, other)], runtime, _SECONDS, clock_of(runtime))[1].speedup
 
 
 def _told(plan: PruningPlan, known: Known, speedup: float, trials: list[Trial]) -> PruningPlan:

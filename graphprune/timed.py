@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from graphprune.analysis import Analysis
 from graphprune.execute import runnable
-from graphprune.measure import Comparison, Samples, compare_latency, interleaved
+from graphprune.measure import Clock, Comparison, compare_latency
 from graphprune.memory import peak_memory_mb
 from graphprune.rewrite import Chosen, arranged
 from graphprune.runtime import Runtime, resolve_provider
@@ -30,16 +29,13 @@ def memory(analysis: Analysis, written: Path, chosen: Chosen) -> tuple[float | N
         return peak_memory_mb(dense, feed, runtime), peak_memory_mb(str(written), other, runtime)
 
 
-def undisturbed(
-    callables: Mapping[str, Callable[[], object]], runtime: Runtime, seconds: float
-) -> dict[str, Samples]:
-    """Time functions in turn, without what else the machine does meanwhile where that can be told.
+def clock_of(runtime: Runtime) -> Clock:
+    """Return the clock that other work on the machine disturbs least.
 
-    With one thread on the CPU a run is in the calling thread, and that thread's own time counts; else it is the clock.
+    With one thread on the CPU a run is in the calling thread, and that thread's own time counts; else it is the wall's.
 
-    >>> len(undisturbed({"a": lambda: None}, Runtime(), 0.01)["a"]) >= 10
+    >>> clock_of(Runtime())() <= clock_of(Runtime())()
     True
     """
     alone = runtime.threads == 1 and resolve_provider(runtime.provider) == resolve_provider("cpu")
-    clock = time.thread_time_ns if alone else time.perf_counter_ns
-    return interleaved(callables, seconds=seconds, clock=clock)
+    return time.thread_time_ns if alone else time.perf_counter_ns

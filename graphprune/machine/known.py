@@ -16,8 +16,9 @@ from graphprune.machine.cache import folder, remember, remembered
 from graphprune.machine.latency import Latency, priced, records_of
 from graphprune.machine.looked import Looked, Sizes, look, profiled
 from graphprune.machine.table import Table, Where
+from graphprune.measure import interleaved
 from graphprune.runtime import bind, open_session
-from graphprune.timed import undisturbed
+from graphprune.timed import clock_of
 
 Progress: TypeAlias = Callable[[str], None]
 _MEASURED = {"low": (6, 6.0), "medium": (8, 15.0), "high": (12, 40.0)}
@@ -97,6 +98,7 @@ def _covered(looked: Looked, table: Table) -> bool:
 def _dense_ns(analysis: Analysis) -> float:
     """Return nanoseconds of a run of the dense model, nothing else being recorded."""
     with runnable(analysis.original, analysis.source) as source:
-        once = bind(open_session(source, analysis.looking.runtime), analysis.reference.feeds[0])
-        found = undisturbed({"dense": once}, analysis.looking.runtime, _SECONDS)
+        runtime = analysis.looking.runtime
+        once = bind(open_session(source, runtime), analysis.reference.feeds[0])
+        found = interleaved({"dense": once}, seconds=_SECONDS, clock=clock_of(runtime))
     return 1e6 * float(np.median(found["dense"]))
