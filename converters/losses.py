@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from graphprune.converters.features import Matched
 from graphprune.converters.torch_ops.registry import Tensor
 from graphprune.errors import UsageError
 from graphprune.quality import Comparison
@@ -40,11 +41,23 @@ class Distance:
 
     Logits and probabilities: KL(dense || tuned) of softmax at a temperature T, times T^2 (Hinton et al. 2015, section
     2). Features: the mean square of the difference over that of the dense model's, plus one minus the mean cosine of
-    rows. Labels: the cross-entropy of the first output of logits or probabilities.
+    rows. Labels: the cross-entropy of the first output of logits or probabilities. `alpha` is the share of the dense
+    model's answers, the rest that of labels: their weighted average, as in the same section.
     """
 
     kinds: Mapping[str, str]
     temperature: float = 2.0
+    alpha: float = 1.0
+    matched: Matched = field(default_factory=Matched)
+
+    def of(self, made: Mapping[str, Tensor], answers: Mapping[str, Any], labels: Any = None) -> Tensor:
+        """Return the loss of a batch: of answers, labels, or both, and of inner values."""
+        parts = [self.matched.loss(made, answers)] if self.matched.names else []
+        if self.alpha > 0:
+            parts.append(self.alpha * self.to_answers(made, answers))
+        if self.alpha < 1:
+            parts.append((1 - self.alpha) * self.to_labels(made, labels))
+        return torch.stack(parts).sum()
 
     def to_answers(self, made: Mapping[str, Tensor], answers: Mapping[str, Any]) -> Tensor:
         """Return the summed distance of all outputs from the dense model's."""

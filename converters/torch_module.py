@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from graphprune.converters.torch_ops.registry import Call, Node, Program, Tensor, host_tensor
-from graphprune.converters.torch_program import opsets_of, program_of
+from graphprune.converters.torch_program import opsets_of, program_of, watched
 from graphprune.converters.trainable import FROZEN, STATISTIC, WEIGHT, Choice, Roles
 from graphprune.errors import GraphPruneError, UsageError
 from graphprune.model import constants
@@ -103,6 +103,10 @@ class OnnxModule(nn.Module):  # type: ignore[misc]
         for key, name in self.onnx_names.items():
             if key.startswith("weights.") or name in self.statistics:
                 yield name, held[key]
+
+    def watch(self, names: Sequence[str]) -> None:
+        """Return inner values with the outputs, too."""
+        self.program = watched(self.program, names)
 
     def forward(self, *given: Any, **named: Any) -> dict[str, Any]:
         """Run the graph; inputs by name or in the file's order, outputs by name in the file's order."""

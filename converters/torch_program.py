@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import onnx_ir as ir
@@ -31,6 +33,13 @@ def program_of(model: ir.Model) -> Program:
             "give the model from before quantisation"
         )
     return _program(model.graph, opsets)
+
+
+def watched(program: Program, names: Sequence[str]) -> Program:
+    """Return a program with inner values among its outputs, behind its own."""
+    more = tuple(n for n in names if n not in program.outputs)
+    free = tuple(tuple(n for n in some if n not in more) for some in program.free)
+    return replace(program, outputs=(*program.outputs, *more), free=free)
 
 
 def opsets_of(model: ir.Model) -> dict[str, int]:

@@ -13,44 +13,18 @@ from typing import Any
 import torch
 
 from graphprune.converters.losses import Distance
+from graphprune.converters.ranks import ALONE, Ranks
 from graphprune.converters.torch_module import OnnxModule
 from graphprune.converters.torch_ops.registry import Tensor
-from graphprune.converters.tuning_data import LABELS, Batches
+from graphprune.converters.tuning import Tuning
+from graphprune.converters.tuning_data import LABELS, Batches, inputs_of
 from graphprune.errors import UsageError
+
+__all__ = ["State", "Tuner", "Tuning"]
 
 Progress = Callable[[str], None]
 _WARMING = 0.05
 _LONGEST = 1.0
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """How a model is tuned.
-
-    `lr` is the largest learning rate, which rises over the first twentieth of the steps and falls to 0 by a cosine.
-    `norms`: batch normalisations use the batch ("train") or their running statistics ("frozen"). `patience`: epochs
-    without a smaller held-back loss after which it stops. `labels`: what is minimised is the cross-entropy.
-    """
-
-    epochs: int = 5
-    batch: int = 64
-    lr: float = 1e-3
-    decay: float = 0.01
-    temperature: float = 2.0
-    norms: str = "train"
-    only: tuple[str, ...] = ()
-    patience: int = 3
-    bfloat16: bool = False
-    labels: bool = False
-    device: str = "cpu"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, low in (("epochs", 1), ("batch", 1), ("lr", 1e-12), ("temperature", 1e-6), ("patience", 1)):
-            if not getattr(self, name) >= low:
-                raise UsageError(f"{name} is {getattr(self, name)}: give a larger number")
-        if self.norms not in ("train", "frozen"):
-            raise UsageError(f"norms is {self.norms!r}: give train or frozen")
 
 
 @dataclass
@@ -74,6 +48,7 @@ class Tuner:
     distance: Distance
     asked: Tuning
     progress: Progress = print
+    ranks: Ranks = ALONE
 
     def run(self, checkpoint: Path | None = None, resume: bool = False) -> State:
         """Tune; the module ends with the weights that did best on held-back samples, those it began with included."""
@@ -116,23 +91,23 @@ class Tuner:
         self.module.train()
         for feed, answers in self.data.epoch(epoch):
             optimizer.zero_grad(set_to_none=True)
-            loss = self._loss(feed, answers)
-            loss.backward()
+            rows = len(next(iter(feed.values())))
+            loss = self._loss(feed, answers) if rows else torch.zeros(())
+            if rows:
+                loss.backward()
+            self.ranks.averaged(self.module.parameters(), rows)
             torch.nn.utils.clip_grad_norm_(self.module.parameters(), _LONGEST)
             optimizer.step()
             schedule.step()
             yield float(loss.detach())
 
     def _loss(self, feed: Any, answers: Any) -> Tensor:
-        inputs = {k: v for k, v in feed.items() if k != LABELS}
         place: AbstractContextManager[Any] = nullcontext()
         if self.asked.bfloat16:
             place = torch.autocast(torch.device(self.asked.device).type, dtype=torch.bfloat16)
         with place:
-            made = self.module(**inputs)
-        if self.asked.labels:
-            return self.distance.to_labels(made, feed[LABELS])
-        return self.distance.to_answers(made, answers)
+            made = self.module(**inputs_of(feed))
+        return self.distance.of(made, answers, feed.get(LABELS))
 
     def _judge(self, state: State) -> None:
         """Measure the held-back loss, and keep the weights if they are the best so far."""
@@ -141,7 +116,9 @@ class Tuner:
         with torch.no_grad():
             for feed, answers in self.held.epoch(0):
                 rows = len(next(iter(feed.values())))
-                total, count = total + float(self._loss(feed, answers)) * rows, count + rows
+                total += float(self._loss(feed, answers)) * rows if rows else 0.0
+                count += rows
+        total, count = self.ranks.summed(torch.tensor([total, count], dtype=torch.float64)).tolist()
         loss = total / max(count, 1)
         state.losses.append(loss)
         state.waited = 0 if loss < state.best else state.waited + 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import onnx_ir as ir
 
 from graphprune.calibrate.choice import Calibration
 from graphprune.calibrate.given import open_data
-from graphprune.calibrate.samples import Feed, Samples, rows_of
+from graphprune.calibrate.samples import Feed, Samples, alike, joined, rows_of, taken
+from graphprune.converters.augment import Change
+from graphprune.converters.ranks import ALONE, Ranks
 from graphprune.errors import UsageError
 
 Array = Any
@@ -20,6 +22,8 @@ Answer = Callable[[Feed], Mapping[str, Array]]
 
 LABELS = "graphprune.labels"
 """The name that labels have beside the inputs of a feed."""
+_POOL = 0.25
+"""The share of the memory that is shuffled at a time where samples are streamed: it is there up to three times."""
 
 
 def open_tuning(model: ir.Model, chosen: Calibration, batch: int, labels: str | None, seed: int) -> Samples:
@@ -55,63 +59,126 @@ def open_tuning(model: ir.Model, chosen: Calibration, batch: int, labels: str | 
     return replace(samples, open=opened, axes=axes, pick=None)
 
 
+def inputs_of(feed: Feed) -> dict[str, Array]:
+    """Return a feed without labels, as a model takes it."""
+    return {k: v for k, v in feed.items() if k != LABELS}
+
+
 @dataclass
 class Batches:
-    """Batches of feeds with answers, in another order each time; what fits into memory is asked for once."""
+    """Batches of feeds with answers, in another order each time; what fits into memory is asked for once.
+
+    Where only the samples fit, answers are asked for batch by batch; where these do not fit either, they are streamed
+    through a pool that is shuffled. `change` changes images each time. With several `ranks` a batch is `size` for
+    each of them, and each takes its part of the same order.
+    """
 
     samples: Samples
     answer: Answer
     size: int
     memory: float = 2e9
     seed: int = 0
-    _kept: tuple[dict[str, Array], dict[str, Array]] | None = None
-    _streams: bool = False
+    change: Change | None = None
+    ranks: Ranks = ALONE
+    _feeds: dict[str, Array] | None = None
+    _answers: dict[str, Array] | None = None
+    _streams: bool = field(default=False)
 
     def epoch(self, number: int) -> Iterator[tuple[Feed, Mapping[str, Array]]]:
         """Yield (feed, answers) once for all samples, shuffled by the seed and the number of the epoch."""
-        if self._kept is None and not self._streams:
+        if self._feeds is None and not self._streams:
             self._keep()
-        if self._kept is None:
-            for feed in self.samples.batches(self.size):
-                yield feed, self.answer(feed)
+        random = np.random.default_rng([self.seed, number])
+        if self._feeds is None:
+            for feed in self._streamed(random):
+                mine = self._mine(feed, random)
+                yield mine, self.answer(inputs_of(mine))
             return
-        feeds, answers = self._kept
-        count = len(next(iter(feeds.values())))
-        order = np.random.default_rng([self.seed, number]).permutation(count)
-        for k in range(0, count, self.size):
-            rows = order[k : k + self.size]
-            yield {n: a[rows] for n, a in feeds.items()}, {n: a[rows] for n, a in answers.items()}
+        count = len(next(iter(self._feeds.values())))
+        order = random.permutation(count)
+        whole = self.size * self.ranks.world
+        for k in range(0, count, whole):
+            rows = order[k : k + whole]
+            if self._answers is not None:
+                yield {n: a[rows] for n, a in self._feeds.items()}, {n: a[rows] for n, a in self._answers.items()}
+                continue
+            mine = self._mine({n: a[rows] for n, a in self._feeds.items()}, random)
+            yield mine, self.answer(inputs_of(mine))
 
     def steps(self) -> int:
         """Return how many batches an epoch has."""
+        whole: int = self.size * self.ranks.world
         if self.samples.count is not None:
-            return max(-(-self.samples.count // self.size), 1)
-        return sum(1 for _ in self.samples.batches(self.size))
+            return max(-(-self.samples.count // whole), 1)
+        return sum(1 for _ in self.samples.batches(whole))
+
+    def _mine(self, feed: Feed, random: np.random.Generator) -> Feed:
+        """Return this process's samples of a batch, changed; all draw for the whole batch, so that all draw alike."""
+        feed = feed if self.change is None else self.change(feed, random)
+        count = rows_of(feed, self.samples.axes)
+        if self.ranks.world == 1:
+            return feed
+        return taken(feed, range(*self.ranks.part(count)), self.samples.axes)
+
+    def _streamed(self, random: np.random.Generator) -> Iterator[Feed]:
+        """Yield batches out of a pool: where it is full, a random half of it goes."""
+        whole, pool, taken_bytes = self.size * self.ranks.world, list[Feed](), 0.0
+        for feed in self.samples.batches(whole):
+            if pool and not alike(pool[0], feed, self.samples.axes):
+                yield from self._shuffled(pool, random, 0)
+                pool, taken_bytes = [], 0.0
+            pool.append(feed)
+            taken_bytes += sum(a.nbytes for a in feed.values())
+            if taken_bytes > _POOL * self.memory:
+                kept: list[Feed] = []
+                yield from self._shuffled(pool, random, len(pool) // 2, kept)
+                pool, taken_bytes = kept, sum(a.nbytes for f in kept for a in f.values())
+        yield from self._shuffled(pool, random, 0)
+
+    def _shuffled(
+        self, pool: Sequence[Feed], random: np.random.Generator, stay: int, kept: list[Feed] | None = None
+    ) -> Iterator[Feed]:
+        """Yield the samples of a pool in another order, but for `stay` batches, which go into `kept`."""
+        if len(pool) == 1 or not pool or not alike(pool[0], pool[0], self.samples.axes):
+            yield from pool  # one feed is one sample, or there is nothing to mix
+            return
+        whole = self.size * self.ranks.world
+        everything = joined(list(pool), self.samples.axes)
+        count = rows_of(everything, self.samples.axes)
+        order = random.permutation(count)
+        for number, k in enumerate(range(0, count, whole)):
+            part = taken(everything, order[k : k + whole].tolist(), self.samples.axes)
+            if kept is not None and number < stay:
+                kept.append(part)
+            else:
+                yield part
 
     def _keep(self) -> None:
-        """Take everything into memory, unless it is too much or no axis counts the samples of all arrays."""
+        """Take what fits into memory: samples with answers, or samples; nothing if no axis counts those of all."""
         feeds: list[Feed] = []
-        answers: list[Mapping[str, Array]] = []
-        taken = 0.0
+        answers: list[Mapping[str, Array]] | None = [] if self.change is None and self.ranks.world == 1 else None
+        room, more = self.memory, 0.0
         for feed in self.samples.batches(max(self.size, 256)):
-            got = self.answer(feed)
             rows = rows_of(feed, self.samples.axes)
-            arrays = [*feed.values(), *got.values()]
-            taken += sum(a.nbytes for a in arrays)
-            first = [np.asarray(a).shape[:1] for a in arrays]
-            if taken > self.memory or any(s != (rows,) for s in first) or not _alike(feeds, feed):
+            room -= sum(a.nbytes for a in feed.values())
+            if room < 0 or any(np.asarray(a).shape[:1] != (rows,) for a in feed.values()) or not _alike(feeds, feed):
                 self._streams = True
                 return
             feeds.append(feed)
-            answers.append(got)
+            if answers is not None:
+                got = self.answer(inputs_of(feed))
+                more += sum(a.nbytes for a in got.values())
+                fits = more < room and all(np.asarray(a).shape[:1] == (rows,) for a in got.values())
+                answers = [*answers, got] if fits else None
         if not feeds:
             raise UsageError("there are no samples to tune on")
-        self._kept = (_joined(feeds), _joined(answers))
+        self._feeds = _joined(feeds)
+        self._answers = None if answers is None else _joined(answers)
 
 
 def _alike(feeds: list[Feed], feed: Feed) -> bool:
     return not feeds or all(feeds[0][k].shape[1:] == a.shape[1:] for k, a in feed.items())
 
 
-def _joined(parts: list[Any]) -> dict[str, Array]:
+def _joined(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
     return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}

@@ -1,4 +1,4 @@
-"""The command `finetune`: tune a pruned model to the dense one, or to labels, and write it back."""
+"""The command `finetune`: tune a pruned model to the dense one, to labels, or to both, and write it back."""
 
 from __future__ import annotations
 
@@ -8,27 +8,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphprune.errors import UsageError
-from graphprune.terminal import JsonOpt, LengthOpt, ModelArg, PresetOpt, QuietOpt, Talk, TokenizerOpt
+from graphprune.terminal import ForceOpt, JsonOpt, LengthOpt, ModelArg, PresetOpt, QuietOpt, Talk, TokenizerOpt
 
 if TYPE_CHECKING:
-    from graphprune.converters.tune import Tuning
+    from graphprune.converters.tuning import Tuning
 
 _Path = Path | None
+_Words = str | None
 
 
 def finetune(
     model: ModelArg,
     data: Annotated[str, typer.Option("--data", help="Samples: what `prune --calibration` takes.", show_default=False)],
     teacher: Annotated[_Path, typer.Option("--teacher", help="The dense model, whose outputs are the aim.")] = None,
-    labels: Annotated[str | None, typer.Option("--labels", help="Labels are the aim: their key in an .npz.")] = None,
+    labels: Annotated[_Words, typer.Option("--labels", help="Labels are the aim: their key in an .npz.")] = None,
+    alpha: Annotated[float | None, typer.Option("--alpha", help="The teacher's share beside labels: 0.5.")] = None,
+    temperature: Annotated[float, typer.Option("--temperature", help="Of softmax in the distance of logits.")] = 2.0,
+    features: Annotated[_Words, typer.Option("--features", help="Inner values as an aim: patterns, by commas.")] = None,
+    feature_weight: Annotated[float, typer.Option("--feature-weight", help="Their weight in the loss.")] = 1.0,
+    plan: Annotated[_Path, typer.Option("--plan", help="The plan that it was pruned by: which slots to match.")] = None,
     output: Annotated[_Path, typer.Option("--output", "-o", help="Default: NAME.tuned.onnx.")] = None,
     epochs: Annotated[int, typer.Option("--epochs", help="Passes over the samples.")] = 5,
     batch: Annotated[int, typer.Option("--batch", help="Samples per step.")] = 64,
     lr: Annotated[float, typer.Option("--lr", help="Largest learning rate.")] = 1e-3,
     decay: Annotated[float, typer.Option("--decay", help="Weight decay of AdamW.")] = 0.01,
-    temperature: Annotated[float, typer.Option("--temperature", help="Of softmax in the distance of logits.")] = 2.0,
     norms: Annotated[str, typer.Option("--norms", help="Batch normalisations: train or frozen.")] = "train",
-    only: Annotated[str | None, typer.Option("--only", help="bias, norm, patterns of names; by commas.")] = None,
+    only: Annotated[_Words, typer.Option("--only", help="bias, norm, patterns of names; by commas.")] = None,
+    augment: Annotated[_Words, typer.Option("--augment", help="Change images: mirror,shift=N.")] = None,
     patience: Annotated[int, typer.Option("--patience", help="Epochs without gain, then it stops.")] = 3,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in bfloat16 where that is safe.")] = False,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = "cpu",
@@ -36,50 +42,79 @@ def finetune(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the order of samples.")] = 0,
     threads: Annotated[int, typer.Option("--threads", min=0, help="Threads; 0: one per core.")] = 0,
-    preset: PresetOpt = None, tokenizer: TokenizerOpt = None, length: LengthOpt = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    memory: Annotated[float, typer.Option("--memory", help="GB that samples may take; more are streamed.")] = 2.0,
+    preset: PresetOpt = None, tokenizer: TokenizerOpt = None, length: LengthOpt = None, force: ForceOpt = False,
     json_: JsonOpt = False, quiet: QuietOpt = False,
 ) -> None:
-    """Tune a pruned model to the dense model's outputs, or to labels; needs torch."""
-    talk = Talk(json_, quiet)
-    target = output if output is not None else model.with_name(f"{model.stem}.tuned.onnx")
-    _agree(teacher, labels, checkpoint, resume)
+    """Tune a pruned model to the dense model's outputs, to labels, or both; needs torch."""
+    asked = {
+        "epochs": epochs, "batch": batch, "lr": lr, "decay": decay, "temperature": temperature, "norms": norms,
+        "only": _words(only), "patience": patience, "bfloat16": bfloat16, "labels": labels is not None,
+        "device": device, "seed": seed, "alpha": 0.5 if alpha is None else alpha, "features": _words(features),
+        "feature_weight": feature_weight, "augment": _words(augment), "memory": memory,
+    }  # fmt: skip
+    if alpha is not None and (teacher is None or labels is None):
+        raise UsageError("--alpha shares the loss between --teacher and --labels: give both")
+    files = {
+        "model": model, "teacher": teacher, "labels": labels, "plan": plan, "checkpoint": checkpoint, "resume": resume,
+        "output": output, "force": force,
+    }  # fmt: skip
+    _carry_out(asked, files, (data, preset, tokenizer, length), threads, Talk(json_, quiet))
+
+
+def _carry_out(
+    asked: dict[str, Any], files: dict[str, Any], data: tuple[Any, ...], threads: int, talk: Talk
+) -> None:
+    """Tune, write and tell; every process of a launch tunes, only the first one writes and tells."""
+    model, teacher, labels = files["model"], files["teacher"], files["labels"]
+    target = files["output"] if files["output"] is not None else model.with_name(f"{model.stem}.tuned.onnx")
+    _agree(files, asked)
     from graphprune.calibrate.choice import parse_calibration
     from graphprune.converters.pytorch import need_torch
     from graphprune.output import guard, guard_data
+    from graphprune.plan import PruningPlan
     from graphprune.tuned import write
 
     need_torch("fine-tuning")
     from graphprune.converters.finetune import Saving
     from graphprune.converters.finetune import finetune as tune_file
-    from graphprune.converters.tune import Tuning
+    from graphprune.converters.ranks import joined
+    from graphprune.converters.tuning import Tuning
 
     for other in (model, teacher):
         if other is not None:
-            guard(target, other, force=force)
-    asked = Tuning(
-        epochs, batch, lr, decay, temperature, norms, tuple((only or "").split(",")) if only else (), patience,
-        bfloat16, labels is not None, device, seed,
-    )
-    _prepare(asked, threads)
-    with talk.progress() as progress:
+            guard(target, other, files["plan"], files["force"])
+    Tuning(**asked)
+    ranks, asked["device"] = joined(asked["device"])
+    tuning = Tuning(**asked)
+    _prepare(tuning, threads)
+    with (talk if ranks.first else Talk(False, True)).progress() as progress:
         from graphprune.model import load
 
         guard_data(target, load(model), model)
-        chosen = parse_calibration(data, preset, tokenizer, length)
+        plan = PruningPlan.load(files["plan"]) if files["plan"] is not None else None
         tuned = tune_file(
-            model, teacher, chosen, asked, labels=labels, saving=Saving(checkpoint, resume), progress=progress
-        )
+            model, teacher, parse_calibration(*data), tuning, labels=labels, plan=plan, ranks=ranks,
+            saving=Saving(files["checkpoint"], files["resume"]), progress=progress,
+        )  # fmt: skip
+        if not ranks.first:
+            return
         write(tuned.model, target, model)
     talk.show({**tuned.record, "output": str(target)}, _print)
 
 
-def _agree(teacher: Path | None, labels: str | None, checkpoint: Path | None, resume: bool) -> None:
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(text.split(",")) if text else ()
+
+
+def _agree(files: dict[str, Any], asked: dict[str, Any]) -> None:
     """Raise UsageError for options that do not go together."""
-    if (teacher is None) == (labels is None):
-        raise UsageError("say what to tune to: --teacher DENSE.onnx, or --labels KEY of the .npz of --data")
-    if resume and (checkpoint is None or not checkpoint.is_file()):
+    if files["teacher"] is None and files["labels"] is None:
+        raise UsageError("say what to tune to: --teacher DENSE.onnx, --labels KEY of the .npz of --data, or both")
+    if files["resume"] and (files["checkpoint"] is None or not files["checkpoint"].is_file()):
         raise UsageError("--resume goes on from the file of --checkpoint, which is not there")
+    if files["plan"] is not None and not asked["features"]:
+        raise UsageError("--plan says which slots of --features to match: give --features PATTERN")
 
 
 def _prepare(asked: Tuning, threads: int) -> None:
@@ -104,6 +139,8 @@ def _print(console: Any, record: dict[str, Any]) -> None:
         f"{record['epochs']} epochs, best after {record['best_epoch']}"
     )
     console.print(f"held-back loss {losses[0]:.4f} -> {min(losses):.4f}")
+    for name, how in record["features"].items():
+        console.print(f"inner value {name}: by {how}")
     for before, after in zip(record["divergence_before"], record["divergence_after"], strict=True):
         line = f"{before['output']}: cosine {before['cosine']:.4f} -> {after['cosine']:.4f}"
         if before["kl"] is not None and after["kl"] is not None:

@@ -57,6 +57,12 @@ def sizes_now(coupling: Coupling, chosen: Chosen) -> dict[str, tuple[int | None,
     }
 
 
+def kept_index(coupling: Coupling, chosen: Chosen, name: str) -> tuple[npt.NDArray[np.int64] | None, ...]:
+    """Return for every axis of a value which of its slots stay after a choice, None where all do."""
+    view = _View(coupling, chosen)
+    return tuple(view.index(a) for a in coupling.graph.values[name].axes)
+
+
 class _View:
     """Answers about axes under one choice; remembers them."""
 

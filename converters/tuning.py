@@ -1,0 +1,50 @@
+"""What can be asked of tuning: how long, how fast, to what, and which weights; plain values, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphprune.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a model is tuned.
+
+    `lr` is the largest learning rate, which rises over the first twentieth of the steps and falls to 0 by a cosine.
+    `norms`: batch normalisations use the batch ("train") or their running statistics ("frozen"). `patience`: epochs
+    without a smaller held-back loss after which it stops. `labels`: they are an aim; with a teacher beside them its
+    share of the loss is `alpha`. `features` are patterns of inner values that are an aim, too, with `feature_weight`.
+    `only`: which weights change; `lora`: rank of updates of matrices, of those that fit `lora_on` (all if empty).
+    `augment`: how images are changed each time, see `augment.py`. `memory`: GB that samples and answers may take.
+    """
+
+    epochs: int = 5
+    batch: int = 64
+    lr: float = 1e-3
+    decay: float = 0.01
+    temperature: float = 2.0
+    norms: str = "train"
+    only: tuple[str, ...] = ()
+    patience: int = 3
+    bfloat16: bool = False
+    labels: bool = False
+    device: str = "cpu"
+    seed: int = 0
+    alpha: float = 0.5
+    features: tuple[str, ...] = ()
+    feature_weight: float = 1.0
+    augment: tuple[str, ...] = ()
+    memory: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("epochs", 1), ("batch", 1), ("lr", 1e-12), ("temperature", 1e-6), ("patience", 1), ("alpha", 0),
+            ("feature_weight", 0), ("memory", 1e-9),
+        ):  # fmt: skip
+            if not getattr(self, name) >= low:
+                raise UsageError(f"{name} is {getattr(self, name)}: give a larger number")
+        if self.alpha > 1:
+            raise UsageError(f"alpha is {self.alpha}: it is the teacher's share of the loss, from 0 to 1")
+        if self.norms not in ("train", "frozen"):
+            raise UsageError(f"norms is {self.norms!r}: give train or frozen")
