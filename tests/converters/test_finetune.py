@@ -170,7 +170,7 @@ def test_batches_come_in_another_order_each_time_and_too_many_are_streamed() -> 
     assert sum(asked) == 20, "answers in memory are asked for once"
     streamed = Batches(samples, answer, 6, memory=10)
     found = [f["x"].ravel().tolist() for f, _ in streamed.epoch(0)]
-    assert sorted(sum(found, [])) == x.ravel().tolist() and [len(f) for f in found] == [6, 6, 6, 2]
+    assert sorted(v for f in found for v in f) == x.ravel().tolist() and [len(f) for f in found] == [6, 6, 6, 2]
     assert held.steps() == streamed.steps() == 4
 
 
