@@ -244,7 +244,7 @@ def prune(
     from graphprune.report import text
     from graphprune.reporting import Reporting
 
-    others = {"--output": output, "--plan": plan_file, "--evaluate": evaluate, "--report": report, "--plots": plots}
+    others = {"--output": output, "--plan": plan_file, "--report": report, "--plots": plots}
     wanted = along(pareto, points, others)
     if wanted is None:
         guard(target_path, model, plan_file, force)

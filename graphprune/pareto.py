@@ -22,6 +22,7 @@ from graphprune.analysis import Analysis, Progress, silent
 from graphprune.errors import NothingPrunable, PlanError, UsageError
 from graphprune.execute import runnable
 from graphprune.measure import interleaved
+from graphprune.metric import Evaluator, find_metric, judge
 from graphprune.options import Choosing
 from graphprune.output import check_folder, guard, workspace
 from graphprune.pipeline import Order, make_plan, run_plan
@@ -39,7 +40,10 @@ _INDEX = "pareto.json"
 
 @dataclass(frozen=True)
 class Point:
-    """One plan of the curve: files, costs, and what was measured; None where it was not."""
+    """One plan of the curve: files, costs, and what was measured; None where it was not.
+
+    `metric` has the numbers of the user's own metric, by name.
+    """
 
     plan: str
     model: str | None
@@ -49,6 +53,7 @@ class Point:
     latency_ms: float | None = None
     speedup: float | None = None
     front: bool = True
+    metric: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,8 @@ def curve(analysis: Analysis, order: Order, along: Along, progress: Progress = s
     """
     _room(along.folder)
     choosing, checking = deepest(order.choosing), replace(order.checking, time=False)
+    metric = find_metric(checking.evaluate)
+    evaluator = Evaluator.of(analysis, metric, progress) if metric is not None else None
     effort = order.calibrating.effort
     known, repairing = prepare(analysis, choosing, checking, order.calibrating, progress)
     analysis = priced(analysis, choosing, effort, progress)
@@ -121,7 +128,7 @@ def curve(analysis: Analysis, order: Order, along: Along, progress: Progress = s
                 result = run_plan(analysis, plan, checking, models / f"{name}.onnx", said, repairing)
                 checking = replace(checking, prove=False)  # the groups are the same for all plans
                 kept = _point(file, models / f"{name}.onnx" if along.models else None, result.report)
-            points.append(kept)
+            points.append(_judged(kept, evaluator, models / f"{name}.onnx", said))
             _save(along.folder, points)
         if order.checking.time and order.checking.run:
             points = _timed(analysis, points, [models / f"{name}.onnx" for name, _ in wanted], order, progress)
@@ -131,6 +138,7 @@ def curve(analysis: Analysis, order: Order, along: Along, progress: Progress = s
         "model": model_record(analysis),
         "before": costs_record(analysis.dense, _dense_ms(points)),
         "pareto": [asdict(p) for p in points],
+        "evaluation": evaluator.record() if evaluator is not None else None,
         "seconds": dict(analysis.seconds),
         "output": str(along.folder),
     }
@@ -181,7 +189,7 @@ def _earlier(along: Along) -> list[Point]:
         return []
     try:
         entries = json.loads((along.folder / _INDEX).read_text(encoding="utf-8"))["pareto"]
-        return [replace(Point(**e), latency_ms=None, speedup=None) for e in entries]
+        return [replace(Point(**e), latency_ms=None, speedup=None, metric=None) for e in entries]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
@@ -198,6 +206,14 @@ def _point(plan: Path, model: Path | None, report: Mapping[str, Any]) -> Point:
     found = [d["relative"] if d["kl"] is None else d["kl"] for d in (quality["after"] if quality else ())]
     divergence = fmean(found) if found else None
     return Point(str(plan), str(model) if model is not None else None, after["macs"], after["parameters"], divergence)
+
+
+def _judged(point: Point, evaluator: Evaluator | None, model: Path, progress: Progress) -> Point:
+    """Return a point with what the user's metric says of its model; raises UsageError where that fails."""
+    if evaluator is None:
+        return point
+    progress("evaluating")
+    return replace(point, metric=judge(evaluator.metric, model, f"{model.name}"))
 
 
 def _timed(
@@ -233,4 +249,5 @@ def _save(folder: Path, points: Sequence[Point]) -> None:
     if not rows:
         raise NothingPrunable("the curve has no point")
     put(folder / _INDEX, json.dumps({"pareto": rows}, indent=1) + "\n")
-    put(folder / "pareto.csv", as_csv(rows, list(rows[0])))
+    flat = [{**{k: v for k, v in row.items() if k != "metric"}, **(row["metric"] or {})} for row in rows]
+    put(folder / "pareto.csv", as_csv(flat, list(flat[0])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,27 @@ def test_what_is_asked_for_on_the_way() -> None:
         Along(Path("x"), 1)
 
 
-@pytest.mark.parametrize("more", [("-o", "x.onnx"), ("--evaluate", "m:f")])
+def test_the_metric_of_the_user_is_asked_about_every_point(made: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, _ = made
+    words = ("--pareto", folder / "curve", "--points", 3, "--target", "macs=0.4", "--evaluate", "os.path:getsize")
+    got = record("prune", folder / "net.onnx", *words, "--no-time", *FAST)
+    assert got["evaluation"]["before"] == {"getsize": (folder / "net.onnx").stat().st_size}
+    assert [p["metric"] for p in got["pareto"]] == [{"getsize": Path(p["model"]).stat().st_size} for p in got["pareto"]]
+    with (folder / "curve" / "pareto.csv").open(newline="") as file:
+        assert [float(r["getsize"]) for r in csv.DictReader(file)] == [p["metric"]["getsize"] for p in got["pareto"]]
+    ran = cli("prune", folder / "net.onnx", *words, "--no-time", *FAST)
+    assert ran.code == 0 and "getsize" in ran.out and "the dense model: getsize" in ran.out
+    if importlib.util.find_spec("matplotlib") is not None:
+        one, two = tmp_path / "1.png", tmp_path / "2.png"
+        assert drawing.plot(got, one) == drawing.plot({**got, "evaluation": None}, two) == ""
+        assert _height(one) == pytest.approx(2 * _height(two), rel=0.01)
+
+
+def _height(png: Path) -> int:
+    return int.from_bytes(png.read_bytes()[20:24], "big")
+
+
+@pytest.mark.parametrize("more", [("-o", "x.onnx"), ("--report", "r.html")])
 def test_what_makes_no_sense_with_a_curve_is_refused(tmp_path: Path, more: tuple[str, str]) -> None:
     model = put(tmp_path / "net.onnx", cnn())
     refused(tmp_path, "prune", model, "--pareto", tmp_path / "curve", *more, says=more[0].replace("-o", "--output"))
