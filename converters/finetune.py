@@ -16,10 +16,11 @@ from graphprune.calibrate.samples import Feed, Samples
 from graphprune.calibrate.statistics import Watched
 from graphprune.converters.augment import changing
 from graphprune.converters.features import Matched, kept_slots, matched, shared
+from graphprune.converters.lora import merge
 from graphprune.converters.losses import Distance, kinds
 from graphprune.converters.pytorch import to_module, write_back
 from graphprune.converters.ranks import ALONE, Ranks
-from graphprune.converters.subset import choose
+from graphprune.converters.subset import prepare
 from graphprune.converters.torch_module import OnnxModule
 from graphprune.converters.tune import Tuner
 from graphprune.converters.tuning import Tuning
@@ -83,7 +84,7 @@ def finetune(
     if first is None:
         raise UsageError("tuning needs more samples: none is left to be held back")
     module = to_module(start)
-    numbers = choose(module, asked.only)
+    numbers = prepare(module, asked)
     distance, answer = _aim(module, (start, dense), first, asked, teacher is not None, plan)
     if asked.labels and teacher is None:
         answer = _nothing
@@ -95,6 +96,7 @@ def finetune(
     saving = saving or Saving()
     state = tuner.run(saving.checkpoint, saving.resume)
     progress("comparing the result")
+    merge(module)
     tuned = write_back(module.to("cpu"), start)
     record = {
         "samples": samples.count, "held_back": held.count, "assumed": list(samples.assumed), "tuned_numbers": numbers,
@@ -172,8 +174,8 @@ def prune_in_steps(
 def _answers(model: ir.Model, inner: Sequence[str] = ()) -> Answer:
     """Return what runs a model: its outputs and inner values, for a feed without labels."""
     if inner:
-        return Watched(model, [*(v.name or "" for v in model.graph.outputs), *inner])
-    opened = session(model, Runtime(threads=0))
+        return Watched(model, [*(v.name or "" for v in model.graph.outputs), *inner], torch.get_num_threads())
+    opened = session(model, Runtime(threads=torch.get_num_threads()))  # waiting threads would slow down torch's
     return lambda feed: run(opened, feed)
 
 

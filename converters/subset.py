@@ -5,12 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatch
 
+from graphprune.converters.lora import adapt
 from graphprune.converters.torch_module import OnnxModule
 from graphprune.converters.torch_ops.registry import Program
 from graphprune.converters.torch_ops.roles import NORMS
+from graphprune.converters.tuning import Tuning
 from graphprune.errors import UsageError
 
 BIAS, NORM = "bias", "norm"
+
+
+def prepare(module: OnnxModule, asked: Tuning) -> int:
+    """Freeze what is not tuned, and add low-rank updates where they are asked for; return how many numbers are tuned.
+
+    >>> prepare(module, Tuning(lora=4, only=("bias",)))  # doctest: +SKIP
+    5124
+    """
+    if not asked.lora:
+        return choose(module, asked.only)
+    if asked.only:
+        choose(module, asked.only)
+    else:
+        module.requires_grad_(False)
+    adapt(module, asked.lora, asked.lora_on)
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def choose(module: OnnxModule, only: Sequence[str]) -> int:

@@ -99,10 +99,16 @@ class OnnxModule(nn.Module):  # type: ignore[misc]
 
     def values(self) -> Iterator[tuple[str, Tensor]]:
         """Yield what may change in training under its ONNX name: weights and running statistics."""
-        held = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         for key, name in self.onnx_names.items():
             if key.startswith("weights.") or name in self.statistics:
-                yield name, held[key]
+                yield name, self._held(key)
+
+    def _held(self, key: str) -> Tensor:
+        """Return a constant as it is now: where a weight has an update (LoRA), with it."""
+        place, _, name = key.partition(".")
+        value = getattr(self.weights if place == "weights" else self.tables, name)
+        assert isinstance(value, torch.Tensor)
+        return value
 
     def watch(self, names: Sequence[str]) -> None:
         """Return inner values with the outputs, too."""
@@ -116,8 +122,7 @@ class OnnxModule(nn.Module):  # type: ignore[misc]
         wrong = sorted(set(feeds) ^ set(self.inputs))
         if wrong:
             raise UsageError(f"the model's inputs are {', '.join(self.inputs)}; missing or unknown: {', '.join(wrong)}")
-        held = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        scope: dict[str, Any] = {**self._host, **{name: held[key] for key, name in self.onnx_names.items()}}
+        scope: dict[str, Any] = {**self._host, **{name: self._held(key) for key, name in self.onnx_names.items()}}
         values = [self._input(feeds[name], element) for name, element in self.inputs.items()]
         return dict(zip(self.program.outputs, self.execute(self.program, values, scope), strict=True))
 

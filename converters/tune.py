@@ -141,7 +141,8 @@ class Tuner:
     def _load(self, path: Path, optimizer: Any, schedule: Any) -> State:
         try:
             saved = torch.load(path, weights_only=True)
-            now, then = asdict(self.asked), {**saved["asked"], "only": tuple(saved["asked"]["only"])}
+            now = asdict(self.asked)
+            then = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["asked"].items()}
             other = sorted(k for k in now if now[k] != then.get(k) and k != "device")
             if other:
                 raise UsageError(f"{path}: was made with another {', '.join(other)}: give the same, or no --resume")

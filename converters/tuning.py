@@ -15,7 +15,8 @@ class Tuning:
     `norms`: batch normalisations use the batch ("train") or their running statistics ("frozen"). `patience`: epochs
     without a smaller held-back loss after which it stops. `labels`: they are an aim; with a teacher beside them its
     share of the loss is `alpha`. `features` are patterns of inner values that are an aim, too, with `feature_weight`.
-    `only`: which weights change; `lora`: rank of updates of matrices, of those that fit `lora_on` (all if empty).
+    `only`: which weights change; `lora`: the rank of updates of matrices, of those that fit `lora_on` (all if empty),
+    in which case `only` says which change themselves.
     `augment`: how images are changed each time, see `augment.py`. `memory`: GB that samples and answers may take.
     """
 
@@ -36,15 +37,19 @@ class Tuning:
     feature_weight: float = 1.0
     augment: tuple[str, ...] = ()
     memory: float = 2.0
+    lora: int = 0
+    lora_on: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, low in (
             ("epochs", 1), ("batch", 1), ("lr", 1e-12), ("temperature", 1e-6), ("patience", 1), ("alpha", 0),
-            ("feature_weight", 0), ("memory", 1e-9),
+            ("feature_weight", 0), ("memory", 1e-9), ("lora", 0),
         ):  # fmt: skip
             if not getattr(self, name) >= low:
                 raise UsageError(f"{name} is {getattr(self, name)}: give a larger number")
         if self.alpha > 1:
             raise UsageError(f"alpha is {self.alpha}: it is the teacher's share of the loss, from 0 to 1")
+        if self.lora_on and not self.lora:
+            raise UsageError("--lora-on says which weights get updates: give their rank by --lora")
         if self.norms not in ("train", "frozen"):
             raise UsageError(f"norms is {self.norms!r}: give train or frozen")

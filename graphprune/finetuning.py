@@ -34,6 +34,8 @@ def finetune(
     decay: Annotated[float, typer.Option("--decay", help="Weight decay of AdamW.")] = 0.01,
     norms: Annotated[str, typer.Option("--norms", help="Batch normalisations: train or frozen.")] = "train",
     only: Annotated[_Words, typer.Option("--only", help="bias, norm, patterns of names; by commas.")] = None,
+    lora: Annotated[int, typer.Option("--lora", min=0, help="Rank of updates that are tuned in place of weights.")] = 0,
+    lora_on: Annotated[_Words, typer.Option("--lora-on", help="Of which weights: patterns, by commas.")] = None,
     augment: Annotated[_Words, typer.Option("--augment", help="Change images: mirror,shift=N.")] = None,
     patience: Annotated[int, typer.Option("--patience", help="Epochs without gain, then it stops.")] = 3,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in bfloat16 where that is safe.")] = False,
@@ -52,6 +54,7 @@ def finetune(
         "only": _words(only), "patience": patience, "bfloat16": bfloat16, "labels": labels is not None,
         "device": device, "seed": seed, "alpha": 0.5 if alpha is None else alpha, "features": _words(features),
         "feature_weight": feature_weight, "augment": _words(augment), "memory": memory,
+        "lora": lora, "lora_on": _words(lora_on),
     }  # fmt: skip
     if alpha is not None and (teacher is None or labels is None):
         raise UsageError("--alpha shares the loss between --teacher and --labels: give both")
