@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import layered
@@ -11,13 +12,15 @@ import pytest
 from layered import keeping, known, pruned_of
 from oracles import Net
 
-from graphprune import assembled, searching
+from graphprune import assembled, searching, speed
 from graphprune.accuracy import Deciding, deciding
 from graphprune.allocate import Budget
 from graphprune.analysis import silent
 from graphprune.assembled import Candidates, compared, mapped, readouts, searching_feeds
 from graphprune.calibrate.samples import Feed
+from graphprune.costs import CostModel, Part
 from graphprune.execute import session
+from graphprune.plan import PruningPlan
 from graphprune.quality import Comparison, held_feeds
 from graphprune.reconstruct.mend import mend
 from graphprune.runtime import Runtime, run
@@ -136,3 +139,69 @@ def test_all_kinds_of_layers_are_candidates() -> None:
         chosen = keeping(analysis, 0.5)
         found = Candidates(analysis, learnt, lambda levels, c=chosen: c, compared(analysis, feeds), 0)  # type: ignore[misc]
         assert np.isfinite(found((1,), 2)) and found((1,), 2) > 0, kind
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a machine, as far as the search asks."""
+
+    latency: Any
+    foreign: bool
+
+
+class Counted:
+    """Latency that is the multiply-accumulates, so that nothing has to be timed."""
+
+    columns = ("latency",)
+
+    def parts(self, costs: CostModel) -> Iterator[Part]:
+        for op in costs.coupling.graph.ops:
+            if (price := costs.macs_price(op)) is not None:
+                yield costs.part(op, lambda sizes, p=price: {"latency": p(sizes)["macs"]})
+
+
+@pytest.fixture
+def sped(decide: Deciding, monkeypatch: pytest.MonkeyPatch) -> tuple[Deciding, PruningPlan, Budget]:
+    """Return what decides, a plan made for a latency, and the budget that is searched within."""
+    monkeypatch.setitem(searching.MOST, "high", 24)
+    asked = Budget(targets={"latency": 1.0}, allocation="error", align=2)
+    costs = CostModel(decide.analysis.coupling, (Counted(),))
+    return decide, decide.counting(costs)(replace(asked, targets={"latency": 0.3})), asked
+
+
+def latency_of(decide: Deciding, plan: PruningPlan) -> float:
+    costs = CostModel(decide.analysis.coupling, (Counted(),))
+    return costs(plan.sizes_of(decide.analysis.coupling)).of("latency") / costs({}).of("latency")
+
+
+def test_a_better_plan_that_is_as_fast_is_taken(
+    sped: tuple[Deciding, PruningPlan, Budget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide, plan, asked = sped
+    timed: list[PruningPlan] = []
+    monkeypatch.setattr(speed, "measured", lambda analysis, made: timed.append(made) or 3.4)
+    better = searching.faster(decide, plan, asked, (3.3, Known(Counted(), False)), silent)
+    assert len(timed) == 1 and better.keep == timed[0].keep != plan.keep
+    assert better.meta["search"]["after"] < better.meta["search"]["before"]
+    assert latency_of(decide, better) <= latency_of(decide, plan) * (1 + 1e-5)
+
+
+def test_a_better_plan_that_is_too_slow_is_made_for_less_time_and_then_given_up(
+    sped: tuple[Deciding, PruningPlan, Budget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide, plan, asked = sped
+    timed: list[PruningPlan] = []
+    monkeypatch.setattr(speed, "measured", lambda analysis, made: timed.append(made) or 2.8)
+    assert searching.faster(decide, plan, asked, (3.3, Known(Counted(), False)), silent) is plan
+    first, second = (latency_of(decide, made) for made in timed)
+    assert second <= latency_of(decide, plan) * 2.8 / 3.3 * (1 + 1e-5) < first
+
+
+def test_for_another_machine_nothing_is_timed(
+    sped: tuple[Deciding, PruningPlan, Budget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide, plan, asked = sped
+    monkeypatch.setattr(speed, "measured", lambda analysis, made: pytest.fail("timed"))
+    assert "search" in searching.faster(decide, plan, asked, (3.3, Known(Counted(), True)), silent).meta
+    quick = replace(decide, known=replace(decide.known, effort="low"))
+    assert searching.faster(quick, plan, asked, (3.3, Known(Counted(), True)), silent) is plan
