@@ -5,9 +5,9 @@
         [--most 400] [--json out.json]
 
 Without `--calibration` the networks are those of `samples/4_train_zoo.py`: calibrated with training images of
-Fashion-MNIST, compared on test images. Else both are .npz files with one array per input (or whatever
-`prune --calibration` takes). Both plans are repaired in the same way, by what the effort says. The search is that of
-high effort unless `--work` and `--most` say something else. Seconds are those of the search alone.
+Fashion-MNIST, compared on test images. Else both are .npz files with one array per input (or whatever `prune
+--calibration` takes). Both plans are repaired in the same way, by what the effort says, and timed. The search is that
+of high effort unless `--work` and `--most` say something else. Seconds are those of the search alone.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ from graphprune.execute import session
 from graphprune.options import Calibrating, Checking, Choosing, Looking, parse_targets
 from graphprune.pipeline import decider, prepare
 from graphprune.plan import PruningPlan
+from graphprune.pricing import priced
 from graphprune.quality import Comparison
 from graphprune.rewrite import arranged, rearranged
 from graphprune.runtime import Runtime, run
+from graphprune.speed import measured as speedup
 
 HERE = Path(__file__).resolve().parent
 
@@ -68,6 +70,7 @@ def measured(path: Path, args: argparse.Namespace, data: tuple[Any, Any]) -> dic
     asked = Calibrating(calibration=data[0], samples=args.samples, effort=args.effort)
     known, repairing = prepare(analysis, choosing, Checking(), asked, silent)
     assert known is not None and repairing is not None
+    analysis = priced(analysis, choosing, args.effort, silent)
     align = detect_alignment()
     decide = decider(analysis, choosing, known, silent)
     assert isinstance(decide, Deciding)
@@ -87,7 +90,8 @@ def measured(path: Path, args: argparse.Namespace, data: tuple[Any, Any]) -> dic
         held = sum(d["relative"] ** 2 if d["kl"] is None else d["kl"] for d in told["divergence"]["after"])
         after = analysis.costs(plan.sizes_of(analysis.coupling))
         kept = {k: after.of(k) / analysis.dense.of(k) for k in choosing.targets}
-        return {"held_back": held, "other_data": divergence(analysis, pruned, chosen, samples), **kept}
+        found = {"held_back": held, "other_data": divergence(analysis, pruned, chosen, samples), **kept}
+        return {**found, "speedup": speedup(analysis, plan)}
 
     return {
         "model": path.stem, "one_shot": lost(plan), "search": lost(better), "seconds": seconds,
