@@ -22,6 +22,7 @@ from graphprune.converters.pytorch import to_module, write_back
 from graphprune.converters.ranks import ALONE, Ranks
 from graphprune.converters.subset import prepare
 from graphprune.converters.torch_module import OnnxModule
+from graphprune.converters.towards import penalty_of
 from graphprune.converters.tune import Tuner
 from graphprune.converters.tuning import Tuning
 from graphprune.converters.tuning_data import Answer, Batches, inputs_of, open_tuning
@@ -29,7 +30,6 @@ from graphprune.errors import UsageError, ValidationError
 from graphprune.execute import relative_error, session
 from graphprune.model import ModelLike, load
 from graphprune.normalize import normalize
-from graphprune.pipeline import prune
 from graphprune.plan import PruningPlan
 from graphprune.quality import Comparison
 from graphprune.runtime import Runtime, run
@@ -60,8 +60,8 @@ class Saving:
 
 def finetune(
     model: ModelLike, teacher: ModelLike | None, data: Calibration, asked: Tuning, *, labels: str | None = None,
-    saving: Saving | None = None, plan: PruningPlan | None = None, ranks: Ranks = ALONE,
-    progress: Progress = lambda text: None,
+    saving: Saving | None = None, plan: PruningPlan | None = None, towards: PruningPlan | None = None,
+    ranks: Ranks = ALONE, progress: Progress = lambda text: None,
 ) -> Tuned:
     """Tune a model and return it with a record; the result is never worse on held-back samples than the start.
 
@@ -71,7 +71,9 @@ def finetune(
 
     Without labels the loss is the distance to the teacher's answers, which the teacher, run in onnxruntime, gives for
     each batch; with labels and a teacher it is both. A tenth of the samples, at most 2,000, is held back. `plan` says
-    which slots of inner values the model kept, where these are an aim. Raises UsageError, ModelError, ValidationError.
+    which slots of inner values the model kept, where these are an aim. `towards` is a plan that the model, a dense one,
+    is prepared for: held-back samples judge it without what that removes. Raises UsageError, ModelError, PlanError,
+    ValidationError.
     """
     start = load(model)
     dense = load(teacher) if teacher is not None else start
@@ -92,10 +94,13 @@ def finetune(
         fit, answer, asked.batch, 1e9 * asked.memory, asked.seed, changing(asked.augment, inputs_of(first)), ranks
     )
     judged = Batches(held, answer, asked.batch, 1e9 * asked.memory, asked.seed, ranks=ranks)
-    tuner = Tuner(module, fitted, judged, distance, asked, progress, ranks)
+    penalty = penalty_of(module, start, towards, asked.penalty, asked.strength) if towards is not None else None
+    size = penalty.size(module) if penalty is not None else 0.0
+    tuner = Tuner(module, fitted, judged, distance, asked, progress, ranks, penalty)
     saving = saving or Saving()
     state = tuner.run(saving.checkpoint, saving.resume)
     progress("comparing the result")
+    removed = {} if penalty is None else {"removed_size": [size, penalty.size(module)]}
     merge(module)
     tuned = write_back(module.to("cpu"), start)
     record = {
@@ -104,6 +109,7 @@ def finetune(
         "against": _words(asked, teacher is not None), "features": _compared(distance.matched),
         "divergence_before": _divergence(dense, start, held, asked.batch),
         "divergence_after": _divergence(dense, tuned, held, asked.batch), "module_error": _agree(module, tuned, first),
+        **removed,
     }  # fmt: skip
     return Tuned(tuned, record)
 
@@ -143,32 +149,6 @@ def _compared(inner: Matched) -> dict[str, str]:
     how = {n: "kept slots" if n in inner.kept else "similarities" if n in inner.similar else "values"
            for n in inner.names}  # fmt: skip
     return how
-
-
-def prune_in_steps(
-    model: ModelLike, target: Mapping[str, float], steps: int, data: Calibration, asked: Tuning,
-    *, progress: Progress = lambda text: None, **options: Any,
-) -> Tuned:
-    """Prune in equal steps and tune to the dense model after each, as Adapt-Pruner does (arXiv 2502.03460).
-
-    >>> prune_in_steps("dense.onnx", {"macs": 0.25}, 5, parse_calibration("x.npz"), Tuning(epochs=1)).record["steps"]
-    ... # doctest: +SKIP
-
-    `target` is what is left at the end, of the dense model; every step keeps the same fraction of what it finds.
-    `options` are those of `graphprune.prune`. The record is that of the last step, with all of them in `steps`.
-    """
-    if steps < 1:
-        raise UsageError(f"{steps} steps: give 1 or more")
-    dense = now = load(model)
-    records: list[Mapping[str, Any]] = []
-    for k in range(steps):
-        progress(f"step {k + 1}/{steps}: pruning")
-        part = {name: keep ** (1 / steps) for name, keep in target.items()}
-        smaller = prune(now, target=part, calibration=data.data, progress=progress, **options)
-        done = finetune(smaller.ir_model, dense, data, asked, progress=progress)
-        records.append({**done.record, "after": smaller.report["after"]})
-        now = done.model
-    return Tuned(now, {**records[-1], "steps": records})
 
 
 def _answers(model: ir.Model, inner: Sequence[str] = ()) -> Answer:

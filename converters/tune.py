@@ -16,6 +16,7 @@ from graphprune.converters.losses import Distance
 from graphprune.converters.ranks import ALONE, Ranks
 from graphprune.converters.torch_module import OnnxModule
 from graphprune.converters.torch_ops.registry import Tensor
+from graphprune.converters.towards import Penalty
 from graphprune.converters.tuning import Tuning
 from graphprune.converters.tuning_data import LABELS, Batches, inputs_of
 from graphprune.errors import UsageError
@@ -49,6 +50,7 @@ class Tuner:
     asked: Tuning
     progress: Progress = print
     ranks: Ranks = ALONE
+    penalty: Penalty | None = None
 
     def run(self, checkpoint: Path | None = None, resume: bool = False) -> State:
         """Tune; the module ends with the weights that did best on held-back samples, those it began with included."""
@@ -64,7 +66,8 @@ class Tuner:
             state = self._load(checkpoint, optimizer, schedule)
         else:
             self._judge(state)
-        while state.epoch < self.asked.epochs and state.waited < self.asked.patience:
+        patience = self.asked.patience if self.penalty is None else self.asked.epochs  # it has to grow first
+        while state.epoch < self.asked.epochs and state.waited < patience:
             for k, loss in enumerate(self._pass(state.epoch, optimizer, schedule)):
                 if k % 20 == 0:
                     self.progress(f"epoch {state.epoch + 1}/{self.asked.epochs}, step {k + 1}/{steps}, loss {loss:.4f}")
@@ -98,6 +101,9 @@ class Tuner:
             self.ranks.averaged(self.module.parameters(), rows)
             torch.nn.utils.clip_grad_norm_(self.module.parameters(), _LONGEST)
             optimizer.step()
+            if self.penalty is not None:
+                share = (schedule.last_epoch + 1) / (self.data.steps() * self.asked.epochs)
+                self.penalty.shrink(self.module, share, self.asked.lr)
             schedule.step()
             yield float(loss.detach())
 
@@ -113,7 +119,8 @@ class Tuner:
         """Measure the held-back loss, and keep the weights if they are the best so far."""
         self.module.eval()
         total, count = 0.0, 0
-        with torch.no_grad():
+        place = self.penalty.carried_out(self.module) if self.penalty is not None else nullcontext()
+        with torch.no_grad(), place:
             for feed, answers in self.held.epoch(0):
                 rows = len(next(iter(feed.values())))
                 total += float(self._loss(feed, answers)) * rows if rows else 0.0

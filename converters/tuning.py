@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from graphprune.errors import UsageError
 
+PENALTIES = {"greg": 0.1, "mask": 1.0}
+"""How a plan's structures are pulled to 0, see `towards.py`, and how strongly if nothing is said."""
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -16,7 +19,7 @@ class Tuning:
     without a smaller held-back loss after which it stops. `labels`: they are an aim; with a teacher beside them its
     share of the loss is `alpha`. `features` are patterns of inner values that are an aim, too, with `feature_weight`.
     `only`: which weights change; `lora`: the rank of updates of matrices, of those that fit `lora_on` (all if empty),
-    in which case `only` says which change themselves.
+    in which case `only` says which change themselves. `penalty` and its `strength` are for tuning towards a plan.
     `augment`: how images are changed each time, see `augment.py`. `memory`: GB that samples and answers may take.
     """
 
@@ -39,11 +42,13 @@ class Tuning:
     memory: float = 2.0
     lora: int = 0
     lora_on: tuple[str, ...] = ()
+    penalty: str = "greg"
+    strength: float = 0.1
 
     def __post_init__(self) -> None:
         for name, low in (
             ("epochs", 1), ("batch", 1), ("lr", 1e-12), ("temperature", 1e-6), ("patience", 1), ("alpha", 0),
-            ("feature_weight", 0), ("memory", 1e-9), ("lora", 0),
+            ("feature_weight", 0), ("memory", 1e-9), ("lora", 0), ("strength", 1e-12),
         ):  # fmt: skip
             if not getattr(self, name) >= low:
                 raise UsageError(f"{name} is {getattr(self, name)}: give a larger number")
@@ -51,5 +56,7 @@ class Tuning:
             raise UsageError(f"alpha is {self.alpha}: it is the teacher's share of the loss, from 0 to 1")
         if self.lora_on and not self.lora:
             raise UsageError("--lora-on says which weights get updates: give their rank by --lora")
+        if self.penalty not in PENALTIES:
+            raise UsageError(f"penalty is {self.penalty!r}: give {' or '.join(PENALTIES)}")
         if self.norms not in ("train", "frozen"):
             raise UsageError(f"norms is {self.norms!r}: give train or frozen")

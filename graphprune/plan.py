@@ -59,6 +59,22 @@ class PruningPlan:
         """Return the plan with the patterns that it needs to be replayed."""
         return replace(self, meta={**self.meta, "allow_io": list(patterns)}) if patterns else self
 
+    def then(self, later: PruningPlan) -> PruningPlan:
+        """Return the plan that does both at once, `later` being made for the model that this one leaves.
+
+        >>> PruningPlan({}, {"a": (1, 2, 5)}, {"a": 6}).then(PruningPlan({}, {"a": (0, 2)}, {"a": 3})).keep
+        {'a': (1, 5)}
+
+        Raises PlanError where a group of `later` is not as large as this plan leaves it.
+        """
+        keep, sizes = dict(self.keep), dict(self.sizes)
+        for name, kept in later.keep.items():
+            if name in keep and later.sizes[name] != len(keep[name]):
+                raise PlanError(f"the group {name!r} has size {later.sizes[name]} where {len(keep[name])} are left")
+            keep[name] = tuple(keep[name][i] for i in kept) if name in keep else kept
+            sizes.setdefault(name, later.sizes[name])
+        return replace(self, keep=keep, sizes=sizes, bypass=(*self.bypass, *later.bypass))
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain JSON; kept indices are ranges such as `0-15,17,20-31`.
 

@@ -58,9 +58,10 @@ def sizes_now(coupling: Coupling, chosen: Chosen) -> dict[str, tuple[int | None,
 
 
 def kept_index(coupling: Coupling, chosen: Chosen, name: str) -> tuple[npt.NDArray[np.int64] | None, ...]:
-    """Return for every axis of a value which of its slots stay after a choice, None where all do."""
+    """Return for every axis of a value or a constant which of its slots stay after a choice, None where all do."""
     view = _View(coupling, chosen)
-    return tuple(view.index(a) for a in coupling.graph.values[name].axes)
+    operand = coupling.graph.constants.get(name) or coupling.graph.values[name]
+    return tuple(view.index(a) for a in operand.axes)
 
 
 class _View:

@@ -16,7 +16,7 @@ import small  # noqa: E402
 
 from graphprune.calibrate.choice import parse_calibration  # noqa: E402
 from graphprune.calibrate.samples import Samples  # noqa: E402
-from graphprune.converters.finetune import Saving, finetune, prune_in_steps  # noqa: E402
+from graphprune.converters.finetune import Saving, finetune  # noqa: E402
 from graphprune.converters.losses import Distance, kinds  # noqa: E402
 from graphprune.converters.pytorch import to_module  # noqa: E402
 from graphprune.converters.subset import choose  # noqa: E402
@@ -172,15 +172,3 @@ def test_batches_come_in_another_order_each_time_and_too_many_are_streamed() -> 
     found = [f["x"].ravel().tolist() for f, _ in streamed.epoch(0)]
     assert sorted(v for f in found for v in f) == x.ravel().tolist() and [len(f) for f in found] == [6, 6, 6, 2]
     assert held.steps() == streamed.steps() == 4
-
-
-def test_pruning_in_steps_reaches_the_target(files: dict[str, Path]) -> None:
-    data = parse_calibration(str(files["data"]))
-    asked = Tuning(epochs=1, batch=32, lr=5e-3)
-    done = prune_in_steps(files["dense"], {"macs": 0.5}, 2, data, asked, align=1, prove=False, time=False)
-    macs = [s["after"]["macs"] for s in done.record["steps"]]
-    whole = prune_in_steps(files["dense"], {"macs": 1.0}, 1, data, asked, align=1, prove=False, time=False)
-    dense = whole.record["after"]["macs"]
-    assert macs[0] / dense == pytest.approx(0.71, abs=0.05) and macs[1] / dense == pytest.approx(0.5, abs=0.05)
-    with pytest.raises(UsageError, match="0 steps"):
-        prune_in_steps(files["dense"], {"macs": 0.5}, 0, data, asked)
