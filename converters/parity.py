@@ -1,15 +1,16 @@
-"""Whether a converted model computes what its source does: both run on the same made-up inputs."""
+"""Whether a conversion, in or out, computes the same: both sides run on the same made-up inputs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from graphprune.analysis import analyse
-from graphprune.converters.source import Converted
+from graphprune.converters.source import Converted, Run
 from graphprune.errors import ValidationError
-from graphprune.execute import relative_error
+from graphprune.execute import Outputs, relative_error
 from graphprune.options import Looking
 from graphprune.runtime import Runtime, open_session, run
 
@@ -28,15 +29,38 @@ def parity(converted: Converted, path: Path) -> float | None:
     if converted.run is None:
         return None
     feed = analyse(path, Looking(batch=_BATCH)).reference.feeds[0]
+    return differing(converted.run, path, feed, Sides("the converted model", "the source"))
+
+
+@dataclass(frozen=True)
+class Sides:
+    """How the ONNX model and what it is compared with are called, and by how much they may differ."""
+
+    ours: str
+    theirs: str
+    allowed: float = ALLOWED
+
+
+def differing(other: Run, path: Path, feed: Outputs, sides: Sides) -> float:
+    """Return how far outputs of an ONNX file are from what `other` computes, in units of their largest.
+
+    >>> differing(run, Path("net.onnx"), {"x": x}, Sides("the ONNX model", "net.tflite"))  # doctest: +SKIP
+    2e-07
+
+    Raises ValidationError where that is more than is allowed, or outputs are of other sizes.
+    """
     session = open_session(str(path), Runtime())
     ours = run(session, feed)
-    theirs = [np.asarray(x) for x in converted.run([feed[value.name] for value in session.get_inputs()])]
+    theirs = [np.asarray(x) for x in other([feed[value.name] for value in session.get_inputs()])]
     if len(ours) != len(theirs):
-        raise ValidationError(f"the converted model has {len(ours)} outputs, the source {len(theirs)}")
+        raise ValidationError(f"{sides.ours} has {len(ours)} outputs, {sides.theirs} {len(theirs)}")
     for (name, a), b in zip(ours.items(), theirs, strict=True):
         if a.shape != b.shape:
-            raise ValidationError(f"output {name!r} of the converted model is {a.shape}, the source's is {b.shape}")
+            raise ValidationError(f"output {name!r} of {sides.ours} is {a.shape}, {sides.theirs}'s is {b.shape}")
     error, name = relative_error(dict(zip(ours, theirs, strict=True)), ours)
-    if error > ALLOWED:
-        raise ValidationError(f"output {name!r} of the converted model is off by {error:.1e} (allowed: {ALLOWED:.0e})")
+    if not error <= sides.allowed:
+        raise ValidationError(
+            f"output {name!r} of {sides.ours} is off by {error:.1e} from {sides.theirs}'s "
+            f"(allowed: {sides.allowed:.0e})"
+        )
     return error

@@ -12,6 +12,7 @@ import typer
 from graphprune.converting import as_onnx, convert
 from graphprune.curving import along, show_curve, told
 from graphprune.errors import GraphPruneError, UsageError, ValidationError
+from graphprune.exporting import export
 from graphprune.finetuning import finetune
 from graphprune.several import bench, compare, pins, profile_machine
 from graphprune.sweeping import sweep
@@ -270,7 +271,7 @@ def prune(
     told(talk, result, speedup if machine is None else None, (target_path, wrong))
 
 
-for _command in (compare, bench, pins, profile_machine, sweep, finetune, convert):
+for _command in (compare, bench, pins, profile_machine, sweep, finetune, convert, export):
     app.command(_command.__name__.replace("_", "-"))(_command)
 
 

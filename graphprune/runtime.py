@@ -50,13 +50,15 @@ class Runtime:
     ("CUDAExecutionProvider"). `threads` is the number of threads inside one operator, 0 for as many as there are
     cores. `optimise` turns onnxruntime's graph optimisation fully on or off; blocked convolution layouts, and with
     them most of what pruning gains on a CPU, exist only when it is on. The names of files with profiles begin with
-    `profile`; without it there are none. Raises `UsageError` for negative threads.
+    `profile`; without it there are none. `folded` is where onnxruntime writes the model with its constants folded, and
+    no operators but standard ones: so optimisation is basic then. Raises `UsageError` for negative threads.
     """
 
     provider: str = "cpu"
     threads: int = 1
     optimise: bool = True
     profile: str = ""
+    folded: str = ""
 
     def __post_init__(self) -> None:
         if self.threads < 0:
@@ -232,6 +234,8 @@ def _options(library: Any, runtime: Runtime) -> Any:
     options = library.SessionOptions()
     level = library.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if runtime.optimise else level.ORT_DISABLE_ALL
+    if runtime.folded:
+        options.graph_optimization_level, options.optimized_model_filepath = level.ORT_ENABLE_BASIC, runtime.folded
     options.log_severity_level = 4  # what goes wrong is raised, and told in one line
     options.intra_op_num_threads = runtime.threads
     options.inter_op_num_threads = 1

@@ -61,17 +61,20 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--prune", default="--target macs=0.5 --no-time", help="options of graphprune prune")
+    parser.add_argument("--keep", type=Path, help="a folder for the source and the models")
     asked = parser.parse_args()
     sys.path.insert(0, str(HERE))
     framework = importlib.import_module(MODULES[asked.framework])
     images, labels = read(asked.data, "train", asked.images)
     test, truth = read(asked.data, "t10k", 10_000)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = asked.keep or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
         source = framework.train(images, labels, asked.epochs, folder)
         options = OPTIONS.get(asked.framework, [])
-        converted = graphprune("convert", source, "-o", str(folder / "net.onnx"), *options)
-        pruned = graphprune("prune", source, "-o", str(folder / "pruned.onnx"), *options, *asked.prune.split())
+        converted = graphprune("convert", source, "-o", str(folder / "net.onnx"), "--force", *options)
+        pruned = graphprune("prune", source, "-o", str(folder / "pruned.onnx"), "--force", *options,
+                            *asked.prune.split())
         there = accuracy(framework.answers(source, test), truth)
         results = []
         for model in ("net.onnx", "pruned.onnx"):

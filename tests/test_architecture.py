@@ -21,6 +21,7 @@ from graphprune.ops import AXES
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "graphprune"
 SOURCES = sorted(p for folder in ("graphprune", "converters") for p in (ROOT / folder).rglob("*.py"))
+COMMANDS = ("cli", "converting", "exporting", "finetuning", "several", "sweeping", "terminal")
 LONGEST_FILE, LONGEST_FUNCTION, MOST_ARGUMENTS = 300, 60, 6
 
 PUBLIC = [
@@ -127,7 +128,7 @@ def test_operator_tables_import_only_the_algebra() -> None:
 
 def test_only_the_command_line_knows_typer() -> None:
     # terminal.py: what the others share
-    homes = ("cli", "converting", "finetuning", "several", "sweeping", "terminal", "__main__")
+    homes = (*COMMANDS, "__main__")
     users = {room(p) for p in SOURCES if p.is_relative_to(PACKAGE) for m, _ in imports(p) if m.split(".")[0] == "typer"}
     assert users <= set(homes), users
 
@@ -225,7 +226,7 @@ def test_functions_take_few_arguments() -> None:
     """Six, then a dataclass; keyword-only ones and a command's options are no burden to the reader."""
     found = {}
     for path in SOURCES:
-        if path.name in ("cli.py", "converting.py", "finetuning.py", "several.py", "sweeping.py", "terminal.py"):
+        if path.stem in COMMANDS:
             continue
         for f in functions(path):
             names = [a.arg for a in [*f.args.posonlyargs, *f.args.args] if a.arg not in ("self", "cls")]

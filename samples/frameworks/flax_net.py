@@ -19,7 +19,7 @@ class Block(nnx.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, rngs: nnx.Rngs) -> None:
         self.first = nnx.Conv(inputs, outputs, (3, 3), stride, padding="SAME", use_bias=False, rngs=rngs)
         self.second = nnx.Conv(outputs, outputs, (3, 3), padding="SAME", use_bias=False, rngs=rngs)
-        self.norm1, self.norm2 = nnx.BatchNorm(outputs, rngs=rngs), nnx.BatchNorm(outputs, rngs=rngs)
+        self.norm1, self.norm2 = (nnx.BatchNorm(outputs, momentum=0.9, epsilon=1e-5, rngs=rngs) for _ in range(2))
         self.around = nnx.Conv(inputs, outputs, (1, 1), stride, rngs=rngs) if stride > 1 else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -56,7 +56,7 @@ def train(images: np.ndarray, labels: np.ndarray, epochs: int, folder: Path) -> 
     """Train on images [n, 28, 28], and return the source to convert."""
     made = Net(nnx.Rngs(0))
     steps = epochs * (len(images) // 100)
-    tuner = nnx.Optimizer(made, optax.adamw(optax.cosine_decay_schedule(3e-3, steps)), wrt=nnx.Param)
+    tuner = nnx.Optimizer(made, optax.adamw(optax.cosine_decay_schedule(3e-3, steps), weight_decay=0.01), wrt=nnx.Param)
 
     @nnx.jit
     def step(model: Net, tuner: nnx.Optimizer, x: jax.Array, y: jax.Array) -> None:

@@ -9,11 +9,16 @@ import numpy as np
 from keras import layers
 
 
+def norm() -> layers.Layer:
+    """Batch normalisation with the numbers of the other frameworks' networks."""
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
+
+
 def block(x: keras.KerasTensor, width: int, stride: int) -> keras.KerasTensor:
     """Two convolutions beside a way around them."""
     y = layers.Conv2D(width, 3, stride, "same", use_bias=False)(x)
-    y = layers.ReLU()(layers.BatchNormalization()(y))
-    y = layers.BatchNormalization()(layers.Conv2D(width, 3, 1, "same", use_bias=False)(y))
+    y = layers.ReLU()(norm()(y))
+    y = norm()(layers.Conv2D(width, 3, 1, "same", use_bias=False)(y))
     around = layers.Conv2D(width, 1, stride)(x) if stride > 1 else x
     return layers.ReLU()(layers.Add()([y, around]))
 
@@ -31,7 +36,8 @@ def train(images: np.ndarray, labels: np.ndarray, epochs: int, folder: Path) -> 
     """Train on images [n, 28, 28], and return the source to convert."""
     net = build()
     rate = keras.optimizers.schedules.CosineDecay(3e-3, epochs * len(images) // 100)
-    net.compile(keras.optimizers.AdamW(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    net.compile(keras.optimizers.AdamW(rate, weight_decay=0.01), loss)
     net.fit(arranged(images), labels, batch_size=100, epochs=epochs, verbose=0)
     net.save(folder / "net.keras")
     return str(folder / "net.keras")

@@ -38,8 +38,8 @@ def train(images: np.ndarray, labels: np.ndarray, epochs: int, folder: Path) -> 
     net = build()
     x, y = torch.from_numpy(images[:, None]), torch.from_numpy(labels)
     steps = epochs * (len(x) // 100)
-    tuner = torch.optim.AdamW(net.parameters(), 3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(tuner, 3e-3, total_steps=steps)
+    tuner = torch.optim.AdamW(net.parameters(), 3e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(tuner, steps)
     order = torch.cat([torch.randperm(len(x)) for _ in range(epochs)])
     for part in order[: steps * 100].split(100):
         tuner.zero_grad()
