@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,15 @@ class Ranks:
             dist.all_reduce(numbers)
         return numbers
 
+    def totals(self, numbers: Sequence[float], device: str) -> Sequence[float]:
+        """Return each number summed over all processes."""
+        if self.world == 1:
+            return numbers
+        import torch
+
+        found: list[float] = self.summed(torch.tensor(numbers, device=device)).tolist()
+        return found
+
     def averaged(self, weights: Iterable[Any], rows: int) -> None:
         """Make the gradients of each process, means over its own rows, those of the whole batch."""
         if self.world == 1:
@@ -65,6 +74,11 @@ class Ranks:
 ALONE = Ranks()
 
 
+def launched() -> int:
+    """Return how many processes torch's launcher started, 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
 def joined(device: str) -> tuple[Ranks, str]:
     """Join the other processes if torch's launcher started this one; return which it is, and its device.
 
@@ -73,8 +87,8 @@ def joined(device: str) -> tuple[Ranks, str]:
 
     gloo connects them on the CPU, nccl on cuda, where each takes the device of its local rank. Raises UsageError.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1 or "RANK" not in os.environ:
+    world = launched()
+    if world == 1:
         return ALONE, device
     import torch
     import torch.distributed as dist
@@ -90,3 +104,12 @@ def joined(device: str) -> tuple[Ranks, str]:
         said = str(error).splitlines()[0][:200]
         raise UsageError(f"the {world} processes of this launch cannot be connected: {said}") from error
     return Ranks(dist.get_rank(), dist.get_world_size()), device
+
+
+def leave() -> None:
+    """Take leave of the other processes, if there are any."""
+    if "RANK" in os.environ:
+        import torch.distributed as dist
+
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()

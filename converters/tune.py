@@ -54,7 +54,7 @@ class Tuner:
 
     def run(self, checkpoint: Path | None = None, resume: bool = False) -> State:
         """Tune; the module ends with the weights that did best on held-back samples, those it began with included."""
-        torch.manual_seed(self.asked.seed)
+        torch.manual_seed(self.asked.seed)  # the same in all processes: they begin with the same updates
         self.module.to(self.asked.device)
         self.module.batch_statistics = self.asked.norms == "train"
         weights = [p for p in self.module.parameters() if p.requires_grad]
@@ -72,8 +72,9 @@ class Tuner:
                 if k % 20 == 0:
                     self.progress(f"epoch {state.epoch + 1}/{self.asked.epochs}, step {k + 1}/{steps}, loss {loss:.4f}")
             state.epoch += 1
+            self.ranks.settle(self.module)
             self._judge(state)
-            if checkpoint is not None:
+            if checkpoint is not None and self.ranks.first:
                 self._save(checkpoint, state, optimizer, schedule)
         self.module.load_state_dict(state.weights)
         self.module.eval()
@@ -125,7 +126,7 @@ class Tuner:
                 rows = len(next(iter(feed.values())))
                 total += float(self._loss(feed, answers)) * rows if rows else 0.0
                 count += rows
-        total, count = self.ranks.summed(torch.tensor([total, count], dtype=torch.float64)).tolist()
+        total, count = self.ranks.totals((total, count), self.asked.device)
         loss = total / max(count, 1)
         state.losses.append(loss)
         state.waited = 0 if loss < state.best else state.waited + 1

@@ -91,8 +91,7 @@ class Batches:
         random = np.random.default_rng([self.seed, number])
         if self._feeds is None:
             for feed in self._streamed(random):
-                mine = self._mine(feed, random)
-                yield mine, self.answer(inputs_of(mine))
+                yield self._answered(self._mine(feed, random))
             return
         count = len(next(iter(self._feeds.values())))
         order = random.permutation(count)
@@ -102,8 +101,7 @@ class Batches:
             if self._answers is not None:
                 yield {n: a[rows] for n, a in self._feeds.items()}, {n: a[rows] for n, a in self._answers.items()}
                 continue
-            mine = self._mine({n: a[rows] for n, a in self._feeds.items()}, random)
-            yield mine, self.answer(inputs_of(mine))
+            yield self._answered(self._mine({n: a[rows] for n, a in self._feeds.items()}, random))
 
     def steps(self) -> int:
         """Return how many batches an epoch has."""
@@ -111,6 +109,10 @@ class Batches:
         if self.samples.count is not None:
             return max(-(-self.samples.count // whole), 1)
         return sum(1 for _ in self.samples.batches(whole))
+
+    def _answered(self, feed: Feed) -> tuple[Feed, Mapping[str, Array]]:
+        """Return a feed with answers; a process that has no part in a batch has none to ask for."""
+        return feed, self.answer(inputs_of(feed)) if rows_of(feed, self.samples.axes) else {}
 
     def _mine(self, feed: Feed, random: np.random.Generator) -> Feed:
         """Return this process's samples of a batch, changed; all draw for the whole batch, so that all draw alike."""

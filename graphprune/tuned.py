@@ -80,7 +80,7 @@ def carry_out(order: Order, talk: Talk) -> None:
     from graphprune.output import guard, guard_data, guard_plan
 
     need_torch("fine-tuning")
-    from graphprune.converters.ranks import joined
+    from graphprune.converters.ranks import joined, launched, leave
 
     files, asked = order.files, order.asked()
     for other in (files.model, files.teacher):
@@ -90,15 +90,16 @@ def carry_out(order: Order, talk: Talk) -> None:
     planned = files.target.with_suffix(".plan.json") if stepping else None
     if planned is not None:
         guard_plan(planned, files.model)
-    ranks, device = joined(asked.device)
-    if ranks.world > 1 and stepping:
+    if stepping and launched() > 1:
         raise UsageError("--prune-to works in one process: prune first, then tune in several")
+    ranks, device = joined(asked.device)
     _prepare(device, order.threads)
     with (talk if ranks.first else type(talk)(False, True)).progress() as progress:
         from graphprune.model import load
 
         guard_data(files.target, load(files.model), files.model)
         model, record, plan = (_in_steps if stepping else _at_once)(order, asked, (ranks, device), progress)
+        leave()
         if not ranks.first:
             return
         write(model, files.target, files.model)
@@ -106,6 +107,8 @@ def carry_out(order: Order, talk: Talk) -> None:
             plan.save(planned)
         if stepping:
             record = {**record, "plan": str(planned) if plan is not None else None}
+    if ranks.world > 1:
+        record = {**record, "processes": ranks.world}
     talk.show({**record, "output": str(files.target)}, _print)
 
 
