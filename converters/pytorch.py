@@ -68,7 +68,7 @@ def write_back(module: OnnxModule, model: ModelLike, *, check: bool = True) -> i
         array = tensor.detach().cpu().double().numpy()
         if not np.isfinite(array).all() and np.isfinite(np.asarray(old.numpy()).astype(np.float64)).all():
             raise ModelError(f"weight {name!r} is not finite after training: lower the learning rate")
-        set_constant(values[name], ir.Tensor(array.astype(old.dtype.numpy()), dtype=old.dtype, name=name))
+        set_constant(values[name], ir.Tensor(array.astype(old.dtype.numpy(), order="C"), dtype=old.dtype, name=name))
     reshare(out)
     if check:
         session(out, Runtime())

@@ -56,6 +56,8 @@ class Tuner:
         """Tune; the module ends with the weights that did best on held-back samples, those it began with included."""
         torch.manual_seed(self.asked.seed)  # the same in all processes: they begin with the same updates
         self.module.to(self.asked.device)
+        if self.asked.bfloat16:  # a quarter less time for convolutions on a CPU
+            self.module.to(memory_format=torch.channels_last)
         self.module.batch_statistics = self.asked.norms == "train"
         weights = [p for p in self.module.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=self.asked.lr, weight_decay=self.asked.decay)

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from oracles import Net
 
+import graphprune
+from graphprune.model import load
 from graphprune.runtime import Runtime, open_session, run
 
 HERE = Path(__file__).resolve().parent
@@ -134,3 +136,21 @@ def test_layers_and_widths_are_compared(
     assert "Add: " in branch
     assert widths.startswith("0.5 widths: MACs 0.") and ", 0 branches bypassed, " in widths and "accuracy " in widths
     assert layers.startswith("0.5 layers: ")
+
+
+def test_an_architecture_is_built_as_wide_as_a_pruned_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(str(HERE))  # as when it is run as a script
+    benchmark = script("tuning")
+    zoo = benchmark.zoo_module()
+    zoo.export(zoo.ZOO["plain"].make(), tmp_path / "plain.onnx", fold=True)
+    graphprune.prune(tmp_path / "plain.onnx", 0.5, output=tmp_path / "small.onnx", calibration="off", prove=False,
+                     time=False)  # fmt: skip
+    module = benchmark.shrunk(zoo.ZOO["plain"].make(), tmp_path / "small.onnx").eval()
+    assert module(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    shapes = [tuple(m.weight.shape) for m in module.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
+    there = {v.name: tuple(v.shape) for v in load(tmp_path / "small.onnx").graph.initializers.values()}
+    assert sorted(shapes) == sorted(s for s in there.values() if len(s) > 1) and shapes[0] == (16, 1, 3, 3)
+    rows = [{"network": "plain", "method": "dense", "accuracy": 0.9}, {
+        "network": "plain", "method": "graphprune", "macs": 0.25, "before": 0.8, "accuracy": 0.91, "seconds": 7}]
+    assert benchmark.table(rows).splitlines()[3] == "| plain | 0.250 | graphprune | 80.00 | 91.00 | 7 |"
