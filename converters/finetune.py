@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 
 from graphprune.calibrate.choice import Calibration
+from graphprune.calibrate.labelled import inputs_of
 from graphprune.calibrate.samples import Feed, Samples
 from graphprune.calibrate.statistics import Watched
 from graphprune.converters.augment import changing
@@ -25,7 +26,7 @@ from graphprune.converters.torch_module import OnnxModule
 from graphprune.converters.towards import penalty_of
 from graphprune.converters.tune import Tuner
 from graphprune.converters.tuning import Tuning
-from graphprune.converters.tuning_data import Answer, Batches, inputs_of, open_tuning
+from graphprune.converters.tuning_data import Answer, Batches, open_tuning
 from graphprune.errors import UsageError, ValidationError
 from graphprune.execute import relative_error, session
 from graphprune.model import ModelLike, load

@@ -41,8 +41,9 @@ class Distance:
 
     Logits and probabilities: KL(dense || tuned) of softmax at a temperature T, times T^2 (Hinton et al. 2015, section
     2). Features: the mean square of the difference over that of the dense model's, plus one minus the mean cosine of
-    rows. Labels: the cross-entropy of the first output of logits or probabilities. `alpha` is the share of the dense
-    model's answers, the rest that of labels: their weighted average, as in the same section.
+    rows. Labels: the cross-entropy of the first output of logits or probabilities; where none looks like that, because
+    the model is not trained yet, of the first one with a row of several numbers for each sample, as logits. `alpha` is
+    the share of the dense model's answers, the rest that of labels: their weighted average, as in the same section.
     """
 
     kinds: Mapping[str, str]
@@ -70,12 +71,13 @@ class Distance:
             raise UsageError("no output of the model is made of real numbers: there is nothing to tune it to")
         return torch.stack(parts).sum()
 
-    def to_labels(self, made: Mapping[str, Tensor], labels: Any) -> Tensor:
+    def to_labels(self, made: Mapping[str, Tensor], labels: Any, temperature: float = 1.0) -> Tensor:
         """Return the cross-entropy with labels."""
-        name = next((n for n, kind in self.kinds.items() if kind != FEATURES and made[n].dim() == 2), None)
+        rows = [n for n in self.kinds if made[n].dim() == 2 and made[n].shape[1] > 1]
+        name = next((n for n in rows if self.kinds[n] != FEATURES), rows[0] if rows else None)  # untrained: even
         if name is None:
             raise UsageError("no output of the model is one row of logits per sample: labels cannot be used")
-        scores = _logits(made[name].float(), self.kinds[name])
+        scores = as_logits(made[name].float(), self.kinds[name]) / temperature
         told = torch.as_tensor(labels).to(scores.device)
         if int(told.max()) >= scores.shape[1] or int(told.min()) < 0:
             low, high = int(told.min()), int(told.max())
@@ -84,14 +86,15 @@ class Distance:
 
     def _divergence(self, mine: Tensor, told: Tensor, kind: str) -> Tensor:
         t = self.temperature
-        target = torch.log_softmax(_logits(told, kind) / t, -1)
-        own = torch.log_softmax(_logits(mine, kind) / t, -1)
+        target = torch.log_softmax(as_logits(told, kind) / t, -1)
+        own = torch.log_softmax(as_logits(mine, kind) / t, -1)
         rows = max(own.numel() // own.shape[-1], 1)
         return F.kl_div(own, target, log_target=True, reduction="sum") * t * t / rows
 
 
-def _logits(x: Tensor, kind: str) -> Tensor:
-    return x if kind == LOGITS else x.clamp(min=_TINY).log()
+def as_logits(x: Tensor, kind: str) -> Tensor:
+    """Return logits of what may be probabilities."""
+    return x.clamp(min=_TINY).log() if kind == PROBABILITIES else x
 
 
 def _features(mine: Tensor, told: Tensor) -> Tensor:

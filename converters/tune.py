@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
+from graphprune.calibrate.labelled import LABELS, inputs_of
 from graphprune.converters.losses import Distance
 from graphprune.converters.ranks import ALONE, Ranks
 from graphprune.converters.torch_module import OnnxModule
 from graphprune.converters.torch_ops.registry import Tensor
 from graphprune.converters.towards import Penalty
 from graphprune.converters.tuning import Tuning
-from graphprune.converters.tuning_data import LABELS, Batches, inputs_of
+from graphprune.converters.tuning_data import Batches
 from graphprune.errors import UsageError
 
 __all__ = ["State", "Tuner", "Tuning"]

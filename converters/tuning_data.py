@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from graphprune.calibrate.choice import Calibration
-from graphprune.calibrate.given import open_data
+from graphprune.calibrate.labelled import inputs_of, open_labelled
 from graphprune.calibrate.samples import Feed, Samples, alike, joined, rows_of, taken
 from graphprune.converters.augment import Change
 from graphprune.converters.ranks import ALONE, Ranks
@@ -20,48 +19,20 @@ from graphprune.errors import UsageError
 Array = Any
 Answer = Callable[[Feed], Mapping[str, Array]]
 
-LABELS = "graphprune.labels"
-"""The name that labels have beside the inputs of a feed."""
 _POOL = 0.25
 """The share of the memory that is shuffled at a time where samples are streamed: it is there up to three times."""
 
 
+
 def open_tuning(model: ir.Model, chosen: Calibration, batch: int, labels: str | None, seed: int) -> Samples:
-    """Return samples to tune on; with labels these stand in the same .npz under that key.
+    """Return samples to tune on; with labels these stand in the same .npz under that key (`open_labelled`).
 
     >>> open_tuning(model, parse_calibration("train.npz"), 64, "labels", 0).count  # doctest: +SKIP
     60000
-
-    Raises UsageError where there is no such array, or not one label per sample.
     """
     if labels is None:
         return chosen.open(model, batch=batch, seed=seed)
-    path = Path(str(chosen.data))
-    if path.suffix != ".npz" or not path.is_file():
-        raise UsageError(f"--labels {labels!r} is an array in the .npz of --data, which {path} is not")
-    with np.load(path, allow_pickle=False) as file:
-        if labels not in file.files:
-            raise UsageError(f"{path}: has no array {labels!r}; there are {', '.join(file.files)}")
-        arrays = {k: file[k] for k in file.files if k != labels}
-        told = np.asarray(file[labels])
-    samples = open_data(arrays, model, batch=batch, seed=seed, source=chosen.source)
-    if told.ndim != 1 or told.dtype.kind not in "iu" or (samples.count or 0) != len(told):
-        raise UsageError(f"{path}: {labels!r} is {told.dtype}{list(told.shape)}: give one whole number per sample")
-
-    def opened() -> Iterator[Feed]:
-        first = 0
-        for feed in samples.open():
-            rows = rows_of(feed, samples.axes)
-            yield {**feed, LABELS: told[first : first + rows].astype(np.int64)}
-            first += rows
-
-    axes = None if samples.axes is None else {**samples.axes, LABELS: 0}
-    return replace(samples, open=opened, axes=axes, pick=None)
-
-
-def inputs_of(feed: Feed) -> dict[str, Array]:
-    """Return a feed without labels, as a model takes it."""
-    return {k: v for k, v in feed.items() if k != LABELS}
+    return open_labelled(model, chosen, labels, seed, batch=batch)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from graphprune.allocate.error import Curves, Posed, kept_counts, posed
 from graphprune.analysis import Analysis, Progress
 from graphprune.calibrate.choice import parse_calibration
 from graphprune.calibrate.knowledge import Knowledge, learn, threads_of
+from graphprune.calibrate.labelled import open_labelled, unlabelled
 from graphprune.calibrate.remembered import remembered
 from graphprune.calibrate.samples import Samples
 from graphprune.calibrate.synthetic import synthetic
@@ -29,7 +30,7 @@ from graphprune.repair import UNSEEN, Repairing, repair, repairing_unseen
 from graphprune.repaired import repair_record
 from graphprune.report.data import curves_record
 from graphprune.rewrite import Chosen
-from graphprune.score import DATA_CRITERIA, Scores, score
+from graphprune.score import DATA_CRITERIA, GRADIENT_CRITERIA, Scores, score
 from graphprune.trials import Things, Trial, trials, worth
 
 _WORK = 1e11  # multiply-accumulates of one pass over made-up samples
@@ -50,13 +51,15 @@ def prepare(
     `learned`, if given, returns what `calibrate` did for the same model, inputs and options at another time.
     """
     _agree(checking, asked)
+    untrained = analysis.looking.reinit is not None and asked.repair == "auto"
     parse_calibration(None if _off(asked) else asked.calibration, asked.preset, asked.tokenizer, asked.length)
-    said = asked.calibration is not None or asked.repair != "none"
+    said = asked.calibration is not None or not (untrained or asked.repair == "none")
     if asked.repair in UNSEEN and (_off(asked) or not checking.run) and analysis.coupling.groups:
         return None, repairing_unseen(asked.repair, "")
-    wanted = said or choosing.criterion in ("auto", "obs", *DATA_CRITERIA)
+    wanted = said or choosing.criterion in _by_data(untrained)
     if not (checking.run and wanted) or _off(asked) or not analysis.coupling.groups:
         return None, None
+    asked = replace(asked, repair="none") if untrained else asked
     known, remark = learned() if learned is not None else calibrate(analysis, asked, progress)
     if known is None and asked.repair in ("auto", *UNSEEN):
         return None, repairing_unseen("weights" if asked.repair == "auto" else asked.repair, remark)
@@ -65,6 +68,9 @@ def prepare(
             analysis.model, analysis.coupling, known.consumers.found, known.samples, batch=known.batch,
             threads=threads_of(analysis), progress=progress,
         ))
+
+    if untrained:
+        return known, None
 
     def repairing(analysis: Analysis, pruned: ir.Model, chosen: Chosen, progress: Progress) -> dict[str, Any]:
         try:
@@ -76,11 +82,19 @@ def prepare(
     return known, repairing
 
 
+def _by_data(untrained: bool) -> tuple[str, ...]:
+    """Return the criteria that need samples."""
+    by_gradient = (name for name, c in GRADIENT_CRITERIA.items() if c.data)
+    return (*(() if untrained else ("auto",)), "obs", *DATA_CRITERIA, *by_gradient)
+
+
 def _agree(checking: Checking, asked: Calibrating) -> None:
     """Raise UsageError where what is asked for would not be done."""
     off = "--calibration off" if _off(asked) else "" if checking.run else "--no-run"
     if off and asked.repair not in ("auto", "none", *UNSEEN):
         raise UsageError(f"repair {asked.repair} needs statistics of the model's layers, but {off} is given")
+    if asked.labels is not None and not asked.given:
+        raise UsageError(f"--labels {asked.labels!r} is an array in the .npz of --calibration, and none is given")
     if not checking.run and asked.given:
         raise UsageError("calibration data are given, but with --no-run no model is run on them")
 
@@ -90,12 +104,15 @@ def _off(asked: Calibrating) -> bool:
 
 
 def samples_for(analysis: Analysis, asked: Calibrating) -> Samples:
-    """Open calibration data, or make inputs up where there is none; raises UsageError."""
+    """Open calibration data, with labels if these are given, or make inputs up where there is none."""
     choice = parse_calibration(asked.calibration, asked.preset, asked.tokenizer, asked.length)
     bounds = analysis.index_bounds
     sizes = {name: tuple(a.shape) for name, a in analysis.reference.feeds[0].items()}
+    limit = asked.samples or _MOST_GIVEN
+    if asked.labels is not None:
+        how: dict[str, Any] = {"limit": limit, "shapes": sizes, "bounds": bounds}
+        return open_labelled(analysis.model, choice, asked.labels, asked.seed, option="--calibration", **how)
     if choice.kind == "data":
-        limit = asked.samples or _MOST_GIVEN
         return choice.open(analysis.model, limit=limit, seed=asked.seed, shapes=sizes, bounds=bounds)
     macs = max(analysis.dense.macs, 1)
     count = min(asked.samples or _MOST_MADE, max(_FEWEST, int(_WORK / macs)))
@@ -113,7 +130,8 @@ def calibrate(analysis: Analysis, asked: Calibrating, progress: Progress) -> tup
     if _off(asked):
         return None, ""
     try:
-        samples = remembered(samples_for(analysis, asked))
+        labelled = samples_for(analysis, asked)
+        samples = remembered(labelled if asked.labels is None else unlabelled(labelled))
         known = learn(
             analysis, samples, limit=int(min(asked.memory * 1e9, _MOST_BYTES)), seed=asked.seed, pool=asked.pool,
             progress=progress,
@@ -125,7 +143,7 @@ def calibrate(analysis: Analysis, asked: Calibrating, progress: Progress) -> tup
     if not known.stats.fit:
         why = _reasons(known)
         return None, f"not calibrated: no layer of this model can be fitted anew{why}; scores are of weights"
-    return replace(known, effort=asked.effort), ""
+    return replace(known, effort=asked.effort, labelled=None if asked.labels is None else labelled), ""
 
 
 def _reasons(known: Knowledge) -> str:

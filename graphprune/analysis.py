@@ -23,6 +23,7 @@ from graphprune.model import ModelLike, load
 from graphprune.normalize import normalize
 from graphprune.options import Looking
 from graphprune.reference import Reference, usable
+from graphprune.reinit import MARK, reinit
 from graphprune.sizes import Shapes, alternatives, choose
 from graphprune.trace import trace
 
@@ -81,7 +82,8 @@ class Analysis:
     def assumed(self) -> tuple[str, ...]:
         """What was assumed of inputs that nobody gave, and of how the model is run."""
         remarks = self.reference.remarks if "reference" in self.__dict__ else ()
-        return (*[f"input {said}" for said in self._feeds[1]], *remarks)
+        started = (self.original.metadata_props[MARK],) if self.looking.reinit is not None else ()
+        return (*started, *[f"input {said}" for said in self._feeds[1]], *remarks)
 
     @cached_property
     def _bounds(self) -> dict[str, int]:
@@ -186,6 +188,8 @@ def _analyse(model: ModelLike, looking: Looking, progress: Progress) -> Analysis
     clock = Clock()
     with clock.stage("load"):
         original = load(model)
+        if looking.reinit is not None:
+            original = reinit(original, looking.reinit).model
     with clock.stage("normalize"):
         normalised = normalize(original)
     with clock.stage("shapes"):
@@ -198,5 +202,6 @@ def _analyse(model: ModelLike, looking: Looking, progress: Progress) -> Analysis
         graph = trace(normalised, worlds, feeding.allowed(normalised, looking.allow_io))
     with clock.stage("solve"):
         coupling = couple(graph)
-    source = Path(model) if isinstance(model, (str, os.PathLike)) else None
+    on_disk = isinstance(model, (str, os.PathLike)) and looking.reinit is None  # its weights are what is looked at
+    source = Path(model) if on_disk else None  # type: ignore[arg-type]
     return Analysis(original, normalised, coupling, CostModel(coupling), looking, clock.seconds, source)

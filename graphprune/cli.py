@@ -35,6 +35,7 @@ from graphprune.terminal import (
     InputsOpt,
     JobsOpt,
     JsonOpt,
+    LabelsOpt,
     LayersOpt,
     LengthOpt,
     MachineOpt,
@@ -47,6 +48,7 @@ from graphprune.terminal import (
     PresetOpt,
     ProviderOpt,
     QuietOpt,
+    ReinitOpt,
     RepairOpt,
     ReportOpt,
     SamplesOpt,
@@ -175,6 +177,7 @@ def plan(
     length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0, jobs: JobsOpt = 1,
     scheduler: SchedulerOpt = None, layers: LayersOpt = True, machine: MachineOpt = None, at: AtOpt = None,
     effort: EffortOpt = "medium", pareto: ParetoOpt = None, points: PointsOpt = 6, seconds: SecondsOpt = 2.0,
+    labels: LabelsOpt = None, reinit: ReinitOpt = None,
 ) -> None:
     """Decide what would be pruned, and write that as a plan, without pruning."""
     talk = Talk(json_, quiet, verbose)
@@ -185,7 +188,7 @@ def plan(
     wanted = along(pareto, points, {"--output": output}, models=False)
     asked = calibrating_of(
         calibration, preset, tokenizer, length, samples, memory, "auto" if wanted else "none", effort, seed, jobs,
-        scheduler,
+        scheduler, labels,
     )
     from graphprune.output import guard_plan
     from graphprune.pipeline import Checking, Order, analyse, make_plan, prepare
@@ -195,7 +198,7 @@ def plan(
     if output is not None:
         guard_plan(output, model)
     with talk.progress() as progress:
-        looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model, allow_io, at)
+        looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model, allow_io, at, reinit)
         analysis = analyse(model, looking, progress)
         if wanted is not None:
             return show_curve(talk, analysis, Order(choosing, Checking(seconds=seconds), asked), wanted, progress)
@@ -225,7 +228,7 @@ def prune(
     tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0,
     repair: RepairOpt = "auto", effort: EffortOpt = "medium", evaluate: EvaluateOpt = None,
     jobs: JobsOpt = 1, scheduler: SchedulerOpt = None, layers: LayersOpt = True, cleanup: CleanupOpt = True,
-    pareto: ParetoOpt = None, points: PointsOpt = 6,
+    pareto: ParetoOpt = None, points: PointsOpt = 6, labels: LabelsOpt = None, reinit: ReinitOpt = None,
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run the result before it is written.")] = True,
     prove: Annotated[bool, typer.Option("--prove/--no-prove", help="Prove the groups by permuting them.")] = True,
     timing: Annotated[bool, typer.Option("--time/--no-time", help="Time both models.")] = True,
@@ -235,7 +238,7 @@ def prune(
     """Prune a model, prove and time the result, and write it."""
     talk = Talk(json_, quiet, verbose)
     asked = calibrating_of(
-        calibration, preset, tokenizer, length, samples, memory, repair, effort, seed, jobs, scheduler
+        calibration, preset, tokenizer, length, samples, memory, repair, effort, seed, jobs, scheduler, labels
     )
     model, target_path = as_onnx(model, output, input_shape, trust, talk)
     from graphprune.metric import find_metric
@@ -259,7 +262,7 @@ def prune(
     decided = PruningPlan.load(plan_file) if plan_file is not None else None
     checking = Checking(run, prove, timing, seconds, find_metric(evaluate), cleanup)
     with talk.progress() as progress:
-        looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model, allow_io, at)
+        looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model, allow_io, at, reinit)
         looking = looking.allowing(decided.allow_io if decided is not None else ())
         analysis = runnable(analyse(model, looking, progress), run)
         order = Order(choosing or Choosing(), checking, asked, decided)

@@ -28,6 +28,7 @@ class Looking:
     `allow_io` has shell patterns of the inputs and outputs whose sizes may change (state that goes in and out).
     `threads` are those of runs that nobody times (calibration, repair), 0 for one per core; None: those of the
     runtime where it has more than one, else one per core. `sizes` are open sizes by their names (`sequence`, `height`).
+    `reinit` is the seed of random weights that take the place of the model's own.
     """
 
     input_shapes: Shapes = field(default_factory=dict)
@@ -39,6 +40,7 @@ class Looking:
     observe: bool = True
     threads: int | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
+    reinit: int | None = None
 
     def allowing(self, patterns: Iterable[str]) -> Looking:
         """Return the same with more patterns of inputs and outputs that may change.
@@ -51,6 +53,8 @@ class Looking:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UsageError(f"seed is {self.seed}: give 0 or more")
+        if self.reinit is not None and self.reinit < 0:
+            raise UsageError(f"reinit is {self.reinit}: give a seed of 0 or more")
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"batch is {self.batch}: give 1 or more")
 
@@ -105,6 +109,8 @@ class Calibrating:
     up; "noise", "ood:PATH"; "off": nothing is run. At most `samples` are used (512 of data; 2,048 made-up ones, as far
     as the model's size allows); sums of statistics take at most `memory` GB. `repair` is one of `Repair`; `effort`
     low, medium or high. The workers of `pool` share the samples, and the trials of single groups.
+    `labels` is the key of labels beside the inputs, where `calibration` is an .npz: what criteria from
+    gradients hold answers against.
     """
 
     calibration: Any = None
@@ -117,6 +123,7 @@ class Calibrating:
     effort: Literal["low", "medium", "high"] = "medium"
     seed: int = 0
     pool: Pool = field(default_factory=Pool)
+    labels: str | None = None
 
     def __post_init__(self) -> None:
         for name, value, known in (("repair", self.repair, REPAIRS), ("effort", self.effort, EFFORTS)):

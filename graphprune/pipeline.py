@@ -20,6 +20,7 @@ from graphprune.accuracy import Deciding, curves_of, deciding, prepare
 from graphprune.allocate import Budget, Decide, allocate
 from graphprune.analysis import Analysis, Clock, Progress, analyse, runnable, silent
 from graphprune.costs import CostModel
+from graphprune.differentiated import gradients_for
 from graphprune.errors import NothingPrunable, UsageError, ValidationError
 from graphprune.metric import Evaluator, find_metric, telling_unrepaired
 from graphprune.model import EMBED_LIMIT, ModelLike, has_external_data, publish, tensor_bytes, write_into
@@ -96,7 +97,8 @@ def decider(
         by = align_of(choosing), choosing.layers
         return known.once(("deciding", *by), lambda: deciding(analysis, known, by, progress))
     how = (criterion, choosing.aggregate, choosing.normalise, analysis.looking.seed)
-    scores = score(analysis.coupling, *how, known=known)
+    gradients = gradients_for(analysis, criterion, known, progress)
+    scores = score(analysis.coupling, *how, known=known, gradients=gradients)
 
     def decide(budget: Budget, costs: CostModel | None = None) -> PruningPlan:
         return allocate(analysis.coupling, scores, costs or analysis.costs, budget)

@@ -68,8 +68,15 @@ CriterionOpt = Annotated[
     typer.Option(
         "--criterion",
         help="obs; by what layers read: wanda, flap, activation, apoz, cfsp; by weights: l1, l2, lamp, fpgm, bn_scale; "
-        "random; auto: obs or l2.",
+        "random; by gradients: taylor, taylor2, fisher, group_taylor, group_taylor_vector, nirvana, snip, grasp, crop, "
+        "synflow; auto: obs or l2.",
     ),
+]
+LabelsOpt = Annotated[
+    str | None, typer.Option("--labels", help="Labels for criteria from gradients: their key in the .npz.")
+]
+ReinitOpt = Annotated[
+    int | None, typer.Option("--reinit", help="Prune before training: random weights by this seed; no repair.")
 ]
 CalibrationOpt = Annotated[
     str | None,
@@ -193,6 +200,7 @@ class Talk:
 def looking_of(
     input_shape: list[str] | None, inputs: Path | None, provider: str, threads: int | None, batch: int | None,
     seed: int, model: Path, allow_io: Iterable[str] | None = None, at: list[str] | None = None,
+    reinit: int | None = None,
 ) -> Looking:
     """Read the options that say how a model is looked at and run; raises UsageError."""
     from graphprune.deployment import parse_at
@@ -204,7 +212,7 @@ def looking_of(
 
     arrays = read_inputs(inputs, load(model)) if inputs is not None else {}
     shapes, runtime = parse_input_shapes(input_shape or []), Runtime(provider, 1 if threads is None else threads)
-    looking = Looking(shapes, arrays, batch, tuple(allow_io or ()), runtime, seed, threads=threads)
+    looking = Looking(shapes, arrays, batch, tuple(allow_io or ()), runtime, seed, threads=threads, reinit=reinit)
     return parse_at(at).looking(looking) if at else looking
 
 
@@ -233,6 +241,7 @@ def choosing_of(
 def calibrating_of(
     calibration: str | None, preset: str | None, tokenizer: str | None, length: int | None, samples: int | None,
     memory: float, repair: str, effort: str, seed: int, jobs: int = 1, scheduler: str | None = None,
+    labels: str | None = None,
 ) -> Calibrating:
     """Read the options of calibration and repair; raises UsageError."""
     from graphprune.options import Calibrating
@@ -240,7 +249,7 @@ def calibrating_of(
 
     return Calibrating(
         calibration, preset, tokenizer, length, samples, memory, cast(Any, repair), cast(Any, effort), seed,
-        Pool(jobs, scheduler),
+        Pool(jobs, scheduler), labels,
     )
 
 

@@ -28,8 +28,8 @@ _BATCHES = 10
 class Knowledge:
     """Samples, who contracts what, and statistics of it; `batch` is how many samples go into one run.
 
-    `turns` says by how much the block turns that a node ends; `effort` is how much may be run to learn more, `pool`
-    where. Mutable only in what it remembers of what was computed from it.
+    `turns` says by how much the block turns that a node ends, `labelled` has the samples with labels where there
+    are any; `effort` is how much may be run to learn more, `pool` where. Mutable only in what it remembers of what was computed from it.
     """
 
     samples: Samples
@@ -38,6 +38,7 @@ class Knowledge:
     batch: int
     seed: int
     turns: Mapping[str, float] = field(default_factory=dict)
+    labelled: Samples | None = None
     effort: str = "medium"
     pool: Pool = field(default_factory=Pool)
     _made: dict[Hashable, Any] = field(default_factory=dict, init=False, compare=False, repr=False)

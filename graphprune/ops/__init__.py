@@ -7,6 +7,7 @@ shapes alone tell. `SHAPES`: type and sizes of outputs where onnx has no answer.
 `DESIGNS`: how data and weight of a node make y = x W + b.
 `RESIDUALS`: which inputs are added up, and what becomes of the node without one of them.
 `NOOPS`: which nodes do nothing. `FOLDS`: where a layer takes a scale of its output.
+`INITIAL`, `BIASES`: how weights start before training.
 `MOMENTS`, `AFFINE`, `LOOKUPS`, `FLOORS`: what a model tells of its inputs and inner values.
 """
 
@@ -31,6 +32,7 @@ from graphprune.ops import (
     fused_norm,
     gather,
     inference,
+    initial,
     losses,
     matmul,
     moe,
@@ -57,6 +59,7 @@ from graphprune.ops.folds import FoldRule
 from graphprune.ops.fused_designs import ADD, DYNAMIC, SCALERS, SPELLED
 from graphprune.ops.gather import CARRIERS, MOVERS, PICKERS, REPEATERS, BoundRule
 from graphprune.ops.inference import ShapeRule
+from graphprune.ops.initial import Start, StartRule
 from graphprune.ops.noops import NoopRule, Sight
 from graphprune.ops.qlinear import ROUNDERS
 from graphprune.ops.quantised_experts import QUANTISED
@@ -149,6 +152,8 @@ FOLDS: Table[FoldRule] = Table("scales behind layers", [*folds.FOLDS])
 FLOORS: Table[FloorRule] = Table("floors", [*reading.FLOORS])
 MOMENTS: Table[MomentRule] = Table("moments", [*reading.MOMENTS])
 AFFINE: Table[AffineRule] = Table("affine maps", [*reading.AFFINE])
+INITIAL: Table[StartRule] = Table("how weights start", [*initial.INITIAL])
+BIASES: Table[StartRule] = Table("how what is added behind a layer starts", [*initial.AFTER_LAYERS])
 LOOKUPS: Table[LookupRule] = Table("lookups", [*reading.LOOKUPS])
 BODIES: Table[BodyRule] = Table("bodies", [*control_flow.BODIES])
 NOOPS: Table[NoopRule] = Table("nodes that do nothing", [*noops.NOOPS])
@@ -178,6 +183,7 @@ __all__ = [
     "ADD",
     "AFFINE",
     "AXES",
+    "BIASES",
     "BODIES",
     "BOUNDS",
     "CARRIERS",
@@ -190,6 +196,7 @@ __all__ = [
     "FLOORS",
     "FOLDS",
     "IDENTITY",
+    "INITIAL",
     "LOOKUPS",
     "MOMENTS",
     "MOVERS",
@@ -222,6 +229,8 @@ __all__ = [
     "ResidualRule",
     "ShapeRule",
     "Sight",
+    "Start",
+    "StartRule",
     "StoredRule",
     "Table",
 ]

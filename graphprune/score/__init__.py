@@ -15,10 +15,18 @@ import numpy as np
 
 from graphprune.errors import UsageError
 from graphprune.groups import Coupling
-from graphprune.score import activation, apoz, bn_scale, cfsp, flap, fpgm, l1, l2, lamp, random, wanda
+from graphprune.score import activation, apoz, bn_scale, cfsp, flap, fpgm, l1, l2, lamp, random, taylor, wanda
 from graphprune.score.aggregate import AGGREGATIONS
 from graphprune.score.base import Criterion, Parts, Progress, Request, Vector
+from graphprune.score.crop import CROP
+from graphprune.score.fisher import FISHER
+from graphprune.score.gradients import ByGradient, Gradients
+from graphprune.score.grasp import GRASP
+from graphprune.score.group_taylor import ELEMENTS, VECTORS
+from graphprune.score.nirvana import NIRVANA
 from graphprune.score.normalise import NORMALISATIONS
+from graphprune.score.snip import SNIP
+from graphprune.score.synflow import SYNFLOW
 
 if TYPE_CHECKING:
     from graphprune.calibrate.knowledge import Knowledge
@@ -41,6 +49,20 @@ DATA_CRITERIA: Mapping[str, Criterion] = {
     "cfsp": cfsp.criterion,
 }
 """What computes scores from what layers read, too: these need calibration."""
+
+GRADIENT_CRITERIA: Mapping[str, ByGradient] = {
+    "taylor": taylor.FIRST,
+    "taylor2": taylor.SECOND,
+    "fisher": FISHER,
+    "group_taylor": ELEMENTS,
+    "group_taylor_vector": VECTORS,
+    "nirvana": NIRVANA,
+    "snip": SNIP,
+    "grasp": GRASP,
+    "crop": CROP,
+    "synflow": SYNFLOW,
+}
+"""What computes scores from gradients: these need torch, and all but synflow samples."""
 
 _SIGNED = ("mean", "none", "gaussian")
 
@@ -65,8 +87,9 @@ def score(
     progress: Progress | None = None,
     *,
     known: Knowledge | None = None,
+    gradients: Gradients | None = None,
 ) -> Scores:
-    """Score every index of every channel group, from the weights alone or by what is `known` of data, too.
+    """Score every index of every channel group, from the weights alone, by what is `known` of data, or by gradients.
 
     >>> score(coupling, "l2").by_group["conv1.weight:0"].shape  # doctest: +SKIP
     (64,)
@@ -74,10 +97,11 @@ def score(
     Scores have no unit; those of one group average 1 under `normalise="mean"`. Each weight is read once; memory
     stays below about three times the largest weight. `seed` is for the criterion `random` only.
 
-    Raises UsageError for a name that is in none of the tables, and for one in DATA_CRITERIA where nothing is known,
+    Raises UsageError for a name that is in none of the tables, for one in DATA_CRITERIA where nothing is known, and for
+    one in GRADIENT_CRITERIA without `gradients`,
     ModelError for a weight with NaN or infinite values.
     """
-    criteria = {**CRITERIA, **DATA_CRITERIA}
+    criteria = {**CRITERIA, **DATA_CRITERIA, **{name: c.criterion for name, c in GRADIENT_CRITERIA.items()}}
     for what, name, table in (
         ("criterion", criterion, criteria),
         ("aggregation", aggregate, AGGREGATIONS),
@@ -87,7 +111,9 @@ def score(
             raise UsageError(_unknown(what, name, table))
     if criterion in DATA_CRITERIA and known is None:
         raise UsageError(f"--criterion {criterion} goes by what layers read: it needs --calibration DATA, and --run")
-    parts = criteria[criterion](Request(coupling, coupling.groups, seed, progress, known))
+    if criterion in GRADIENT_CRITERIA and gradients is None:
+        raise UsageError(f"--criterion {criterion} goes by gradients, and none were computed")
+    parts = criteria[criterion](Request(coupling, coupling.groups, seed, progress, known, gradients))
     if parts.standard:
         normalise = _for_signed(criterion, aggregate, normalise)
     if parts.comparable:
@@ -118,8 +144,11 @@ __all__ = [
     "AGGREGATIONS",
     "CRITERIA",
     "DATA_CRITERIA",
+    "GRADIENT_CRITERIA",
     "NORMALISATIONS",
+    "ByGradient",
     "Criterion",
+    "Gradients",
     "Parts",
     "Progress",
     "Request",

@@ -16,6 +16,7 @@ from graphprune.weights import Weight
 
 if TYPE_CHECKING:
     from graphprune.calibrate.knowledge import Knowledge
+    from graphprune.score.gradients import Gradients
 
 Vector: TypeAlias = npt.NDArray[np.float64]
 """One score for each index of a dim, shape [dim.size]."""
@@ -26,13 +27,14 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What a criterion is asked: scores for these groups of a coupling, from weights and what is known of data."""
+    """What a criterion is asked: scores for these groups of a coupling, by weights, data or gradients."""
 
     coupling: Coupling
     groups: tuple[ChannelGroup, ...]
     seed: int = 0
     progress: Progress | None = None
     known: Knowledge | None = None
+    gradients: Gradients | None = None
 
 
 @dataclass(frozen=True)
