@@ -29,7 +29,8 @@ class Knowledge:
     """Samples, who contracts what, and statistics of it; `batch` is how many samples go into one run.
 
     `turns` says by how much the block turns that a node ends, `labelled` has the samples with labels where there
-    are any; `effort` is how much may be run to learn more, `pool` where. Mutable only in what it remembers of what was computed from it.
+    are any; `effort` is how much may be run to learn more, `pool` where. Mutable only in what it remembers of what
+    was computed from it.
     """
 
     samples: Samples
