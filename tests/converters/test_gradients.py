@@ -84,7 +84,8 @@ def by_hand(criterion: str, w: tuple[Any, ...]) -> dict[str, np.ndarray]:
         each = [grad(w, slice(k, k + 1)) for k in range(len(X))]
         squares = [torch.stack([e[i] ** 2 for e in each]).mean(0) for i in range(6)]
         half = [a * a * s / 2 for a, s in zip(w, squares, strict=True)]
-        return expected(tuple(half if criterion == "fisher" else [(p - h).abs() for p, h in zip(product, half, strict=True)]))
+        mixed = [(p - h).abs() for p, h in zip(product, half, strict=True)]
+        return expected(tuple(half if criterion == "fisher" else mixed))
     if criterion == "taylor":
         parts = [grad(w, slice(k, k + 2)) for k in range(0, len(X), 2)]
         found = [expected(tuple(a * b for a, b in zip(w, p, strict=True)), torch.square) for p in parts]
