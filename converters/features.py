@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from graphprune.converters.torch_ops.registry import Tensor
 from graphprune.errors import PlanError, UsageError
-from graphprune.model import values_of
+from graphprune.model import constant_of, values_of
 from graphprune.plan import PruningPlan
 
 Array = Any
@@ -89,7 +89,7 @@ def shared(start: ir.Model, dense: ir.Model, patterns: Sequence[str]) -> list[st
 def _inner(model: ir.Model) -> list[str]:
     made = {o.name for node in model.graph for o in node.outputs}
     outside = {v.name for v in model.graph.outputs}
-    return [v.name for v in values_of(model.graph) if v.name and v.name in made - outside and v.const_value is None]
+    return [v.name for v in values_of(model.graph) if v.name and v.name in made - outside and constant_of(v) is None]
 
 
 def kept_slots(dense: ir.Model, plan: PruningPlan, names: Sequence[str]) -> dict[str, Index]:
