@@ -135,3 +135,19 @@ def test_language_model(tmp_path: Path) -> None:
     out = run("7_language_model.py", *of_text(tmp_path, encoder=False), *words)
     dense, pruned, times = map(float, re.findall(r"other: perplexity (\S+) -> (\S+), (\S+) times, 16", out)[0])
     assert dense > 1 and times == pytest.approx(pruned / dense, abs=0.01) and (tmp_path / "out.onnx").is_file()
+
+
+def test_the_pipeline_ends_in_a_deployed_model() -> None:
+    pytest.importorskip("torch")
+    out = run("10_pipeline.py", "--epochs", "1", "--effort", "low", "--seconds", "0.05")
+    found = {name: (float(right), int(size.replace(",", ""))) for name, right, size in re.findall(
+        r"^(\S+\.onnx) +([\d.]+)% +([\d,]+) +[\d.]+ ms$", out, re.MULTILINE)}
+    assert list(found) == ["dense.onnx", "dense.int8.onnx", "pruned.onnx", "tuned.onnx", "tuned.dynamic.onnx",
+                           "tuned.int8.onnx"]
+    assert found["dense.onnx"][0] == 93.0 and min(right for right, _ in found.values()) > 85
+    assert found["tuned.int8.onnx"][1] < found["tuned.onnx"][1] / 2 < found["dense.onnx"][1] / 8
+
+
+def test_deploying_needs_numpy_and_onnxruntime_only() -> None:
+    imports = re.findall(r"^(?:import|from) (\w+)", (SAMPLES / "10_deploy.py").read_text(), re.MULTILINE)
+    assert imports == ["sys", "numpy", "onnxruntime"]
