@@ -35,6 +35,7 @@ from graphprune.result import Result
 from graphprune.rewrite import Chosen, rearranged
 from graphprune.score import score
 from graphprune.searching import faster, searched
+from graphprune.sourced import onnx_of
 from graphprune.transform.cleanup import tidy
 from graphprune.validate import Verdict
 from graphprune.validated import validated
@@ -213,13 +214,16 @@ def prune(
     >>> result = prune("resnet50.onnx", target={"macs": 0.5})     # doctest: +SKIP
     >>> result.save("pruned.onnx")                                # doctest: +SKIP
 
-    `model` is a path, ModelProto, onnx_ir Model or graphsurgeon Graph and is not changed. `sparsity` is the fraction
-    removed, in [0, 1); `target` maps `macs`, `params` or `bytes` to the fraction kept; `speedup` is measured latency;
-    `plan` is a plan or its file. Other options are the fields of `Choosing` (criterion, allocation, align, floor,
-    include, exclude ...), `Looking` (input_shapes, inputs, batch ...) and `Checking` (run, prove, time), `provider` and
-    `threads`. `reporting` says where a page or plots go. Raises a GraphPruneError.
+    `model` is a path, ModelProto, onnx_ir Model or graphsurgeon Graph and is not changed; or what `graphprune
+    convert` takes, as text: a file or folder of another framework (`trust` allows to unpickle it),
+    `module:attribute`. `sparsity` is the fraction removed, in [0, 1); `target` maps `macs`, `params` or `bytes` to
+    the fraction kept; `speedup` is measured latency; `plan` is a plan or its file. Other options are the fields of
+    `Choosing` (criterion, allocation, align, floor, include, exclude ...), `Looking` (input_shapes, inputs, batch
+    ...) and `Checking` (run, prove, time), `provider` and `threads`. `reporting` says where a page or plots go.
+    Raises a GraphPruneError.
     """
     options = spelled(options)
+    trust = bool(options.pop("trust", False))
     groups = {cls: {k: options.pop(k) for k in list(options) if k in cls.__dataclass_fields__} for cls in _OPTIONS}
     if options:
         raise UsageError(f"prune() has no option {next(iter(options))!r}")
@@ -231,6 +235,7 @@ def prune(
     looking = _with(looking or Looking(), groups[Looking])
     checks = _with(checking or Checking(), groups[Checking])
     checks = replace(checks, evaluate=find_metric(checks.evaluate))
+    model = onnx_of(model, looking.input_shapes, trust)
     analysis = analyse(model, looking if plan is None else looking.allowing(plan.allow_io), progress)
     asked = _with(calibrating or Calibrating(), {**groups[Calibrating], "seed": analysis.looking.seed})
     where = Path(output) if output is not None else None

@@ -1,9 +1,9 @@
 """Prune, tune, quantise, deploy: the whole way of a network, with what each step costs and gives.
 
-The Fashion-MNIST network is pruned to a quarter of its multiply-accumulates, tuned to its own dense outputs (no labels),
-quantised by onnxruntime with the same images that it was pruned with, and run by `10_deploy.py`, which imports numpy and
-onnxruntime only. Needs torch, for tuning. Without `--data` it uses the 256 training and 1,000 test images that ship with
-the samples::
+The Fashion-MNIST network is pruned to a quarter of its multiply-accumulates, tuned to its own dense outputs (no
+labels), quantised by onnxruntime with the same images that it was pruned with, and run by `10_deploy.py`, which imports
+numpy and onnxruntime only. Needs torch, for tuning. Without `--data` it uses the 256 training and 1,000 test images
+that ship with the samples::
 
     python samples/10_pipeline.py --data FOLDER --images 20000 --epochs 3
 """

@@ -142,6 +142,24 @@ def test_pickles_have_to_be_trusted_and_are_pruned(perceptron: Path) -> None:
 
 
 @needs("sklearn", "skl2onnx")
+def test_python_prunes_sources_too(perceptron: Path) -> None:
+    import joblib
+    import nets
+
+    import graphprune
+
+    joblib.dump(nets.net, "net.joblib")
+    options: Any = {"align": 1, "calibration": "off", "time": False}
+    results = [
+        graphprune.prune("nets:net", 0.5, **options), graphprune.prune(Path("net.joblib"), 0.5, trust=True, **options)
+    ]
+    assert results[0].report["after"] == results[1].report["after"] and results[0].plan.keep == results[1].plan.keep
+    assert results[0].report["after"]["macs"] < 0.6 * results[0].report["before"]["macs"]
+    with pytest.raises(UsageError, match="--trust"):
+        graphprune.prune("net.joblib", 0.5)
+
+
+@needs("sklearn", "skl2onnx")
 def test_a_conversion_that_computes_something_else_is_refused(perceptron: Path) -> None:
     good = to_onnx("nets:net")
     onnx.save(good.model, perceptron / "out.onnx")
