@@ -37,6 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("command", "extra"), [
     (("finetune", "net.onnx", "--teacher", "net.onnx", "--data", "images.npz", "-o", "out.onnx"), "torch"),
+    (("prune", "net.onnx", "--criterion", "taylor", "--sparsity", "0.5", "-o", "out.onnx"), "torch"),
     (("convert", "net.pt2", "-o", "out.onnx"), "torch"),
     (("convert", "hf", "-o", "out.onnx"), "hf"),
     (("prune", "net.pt", "--sparsity", "0.5", "-o", "out.onnx"), "torch"),
