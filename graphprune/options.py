@@ -17,7 +17,7 @@ from graphprune.sizes import Shapes
 Repair: TypeAlias = Literal["auto", "none", "weights", "fold", "bias", "symmetric", "sequential", "matched"]
 """How what is left is fitted anew; `auto` goes by the data: matched where they are given, sequential where made up."""
 
-Allocation: TypeAlias = Literal["auto", "uniform", "global", "error"]
+Allocation: TypeAlias = Literal["auto", "uniform", "global", "error", "precrop"]
 """Who gives up how much."""
 
 

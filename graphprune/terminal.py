@@ -113,7 +113,7 @@ NormaliseOpt = Annotated[
     str, typer.Option("--normalise", help="Within a group: none, sum, mean, max, gaussian or lamp.")
 ]
 AllocationOpt = Annotated[
-    str, typer.Option("--allocation", help="error: least summed error; uniform; global: one threshold; auto.")
+    str, typer.Option("--allocation", help="error: least summed error; uniform; global: one threshold; precrop; auto.")
 ]
 AlignOpt = Annotated[str, typer.Option("--align", help="Keep multiples of this; auto: of the machine's vector width.")]
 FloorOpt = Annotated[float, typer.Option("--floor", help="Fraction of every group that always stays.")]

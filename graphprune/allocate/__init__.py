@@ -9,8 +9,10 @@ import numpy as np
 
 from graphprune.allocate.align import alignment_of, allowed_sizes, detect_alignment
 from graphprune.allocate.budget import Budget, limits_of, select, unreachable
+from graphprune.allocate.error import kept_counts
 from graphprune.allocate.gates import open_branches, settled
 from graphprune.allocate.ladder import ALLOCATIONS, Ladder, Levels, Rule, ladders
+from graphprune.allocate.precrop import PRECROP, best_scored, profile
 from graphprune.allocate.search import fit
 from graphprune.costs import CostModel, Costs
 from graphprune.errors import NothingPrunable, UsageError
@@ -32,23 +34,27 @@ def allocate(coupling: Coupling, scores: Scores, costs: CostModel, budget: Budge
 
     `uniform` keeps in each group the allowed count nearest to size * (1 - sparsity); of two equally near, the larger.
     `global` removes what lies below one threshold over the scores of all groups, and keeps the allowed counts
-    nearest to that. No group falls below the budget's floor. For targets, the lowest sparsity at which all of them
-    hold is searched, then single groups are moved by a step until the cost is within 1 % below the target, where
-    the groups' steps permit; it is never above.
+    nearest to that. `precrop` takes widths from the architecture alone (`precrop.py`). No group
+    falls below the budget's floor. For targets, the lowest sparsity at which all of them hold is searched,
+    then single groups are moved by a step until the cost is within 1 % below the target, where the groups' steps
+    permit; it is never above.
 
     >>> plan = allocate(coupling, score(coupling), CostModel(coupling), Budget(targets={"macs": 0.5}))  # doctest: +SKIP
 
     Raises NothingPrunable if no group is left to prune, TargetError for a target below what floors and alignment
     permit, UsageError for unknown names, and for scores of another model.
     """
-    if budget.allocation not in ALLOCATIONS:
-        raise UsageError(f"no allocation named {budget.allocation!r}: choose {', '.join(ALLOCATIONS)}")
+    if budget.allocation not in (*ALLOCATIONS, PRECROP):
+        raise UsageError(f"no allocation named {budget.allocation!r}: choose {', '.join((*ALLOCATIONS, PRECROP))}")
     if not coupling.groups:
         raise NothingPrunable("nothing can be pruned: the model has no channel group")
     _check(coupling, scores)
     selection = select(coupling, budget)
     if not selection.groups:
         raise NothingPrunable("nothing can be pruned: include and exclude leave no channel group")
+    if budget.allocation == PRECROP:
+        counts = kept_counts(coupling, profile(coupling), costs, budget)
+        return planned(coupling, best_scored(scores.by_group, counts), costs, _meta(scores, budget))
     rungs = ladders(coupling, selection, scores.by_group, budget)
     rule = ALLOCATIONS[budget.allocation](rungs)
     dense = costs({})

@@ -69,6 +69,16 @@ def train(images: np.ndarray, labels: np.ndarray, epochs: int, folder: Path) -> 
     order = np.concatenate([rng.permutation(len(x)) for _ in range(epochs)])
     for part in order[: steps * 100].reshape(steps, 100):
         step(made, tuner, x[part], labels[part])
+    return saved(made, folder)
+
+
+def untrained(folder: Path) -> str:
+    """Return the source of the network before training."""
+    return saved(Net(nnx.Rngs(0)), folder)
+
+
+def saved(made: Net, folder: Path) -> str:
+    """Write the weights where `net` looks for them, and return the source to convert."""
     leaves = jax.tree.leaves(nnx.split(made)[1])
     keys = jax.dtypes.prng_key  # of random numbers, which are no weights
     numbers = {str(k): np.asarray(v) for k, v in enumerate(leaves) if not jax.dtypes.issubdtype(v.dtype, keys)}

@@ -43,6 +43,12 @@ def train(images: np.ndarray, labels: np.ndarray, epochs: int, folder: Path) -> 
     return str(folder / "net.keras")
 
 
+def untrained(folder: Path) -> str:
+    """Return the source of the network before training."""
+    build().save(folder / "net.keras")
+    return str(folder / "net.keras")
+
+
 def arranged(images: np.ndarray) -> np.ndarray:
     """Return images as the network takes them."""
     return images[..., None]

@@ -46,8 +46,18 @@ def train(images: np.ndarray, labels: np.ndarray, epochs: int, folder: Path) -> 
         nn.functional.cross_entropy(net(x[part]), y[part]).backward()
         tuner.step()
         schedule.step()
-    example = torch.export.Dim.DYNAMIC
-    program = torch.export.export(net.eval(), (x[:2],), dynamic_shapes=({0: example},))
+    return saved(net, folder)
+
+
+def untrained(folder: Path) -> str:
+    """Return the source of the network before training."""
+    return saved(build(), folder)
+
+
+def saved(net: nn.Module, folder: Path) -> str:
+    """Export a network, and return the source to convert."""
+    images, batch = torch.zeros(2, 1, 28, 28), torch.export.Dim.DYNAMIC
+    program = torch.export.export(net.eval(), (images,), dynamic_shapes=({0: batch},))
     torch.export.save(program, folder / "net.pt2")
     return str(folder / "net.pt2")
 
