@@ -34,7 +34,7 @@ from graphprune.repair import Repairing
 from graphprune.result import Result
 from graphprune.rewrite import Chosen, rearranged
 from graphprune.score import score
-from graphprune.searching import faster, searched
+from graphprune.searching import faster, less_lost, searched
 from graphprune.sourced import onnx_of
 from graphprune.transform.cleanup import tidy
 from graphprune.validate import Verdict
@@ -81,6 +81,7 @@ def make_plan(
         machine = know(analysis, budget.align, choosing.machine, effort, progress)
         asked = replace(budget, targets={**choosing.targets, "latency": 1.0})
         plan = allocate_for_speed(analysis, decide, asked, choosing.speedup, machine, progress)
+        plan = less_lost(decide, plan, asked, (choosing.speedup, machine), progress)
         plan = faster(decide, plan, asked, (choosing.speedup, machine), progress)
     else:
         plan = remarked(searched(decide, budget, analysis.costs, progress), analysis.costs)

@@ -107,6 +107,38 @@ def searched(decide: Decide, budget: Budget, costs: CostModel, progress: Progres
     return plan
 
 
+def less_lost(
+    decide: Decide, plan: PruningPlan, budget: Budget, asked: tuple[float, Known], progress: Progress
+) -> PruningPlan:
+    """Return a plan by latency, or one by multiply-accumulates, timed to be as fast, if its outputs lose less.
+
+    Predicted times say which layers are worth narrowing, and are wrong by some percent for each; which error is the
+    larger differs from model to model, so both are pruned, refitted and run. `asked` has the speed-up and what predicts
+    latencies. With low effort, and for another machine, the given plan stays.
+    """
+    from graphprune.machine.counted import Counted
+    from graphprune.speed import allocate_for_speed
+
+    speedup, known = asked
+    if not isinstance(decide, Deciding) or budget.allocation != "error" or known.foreign:
+        return plan
+    feeds = searching_feeds(decide.known, _feeds(decide))
+    if decide.known.effort == "low" or not feeds:
+        return plan
+    counted = replace(known, latency=Counted())
+    try:
+        other = allocate_for_speed(decide.analysis, decide, budget, speedup, counted, progress)
+    except TargetError:
+        return plan
+    if other.keep == plan.keep and other.bypass == plan.bypass:
+        return plan
+    progress("comparing plans")
+    both = [p.chosen(decide.analysis.coupling) for p in (plan, other)]
+    runs = compared(decide.analysis, feeds)
+    lost = Candidates(decide.analysis, decide.known, lambda levels: both[levels[0]], runs, _MEMORY)
+    return other if lost((1,), len(feeds)) < lost((0,), len(feeds)) else plan
+
+
 def faster(
     decide: Decide, plan: PruningPlan, budget: Budget, asked: tuple[float, Known], progress: Progress
 ) -> PruningPlan:

@@ -10,6 +10,7 @@ from graphprune.allocate import Budget, Decide
 from graphprune.costs import CostModel
 from graphprune.errors import TargetError
 from graphprune.execute import runnable
+from graphprune.machine.counted import Counted
 from graphprune.machine.known import Known
 from graphprune.measure import race
 from graphprune.plan import PruningPlan
@@ -124,6 +125,7 @@ def _told(plan: PruningPlan, known: Known, speedup: float, trials: list[Trial]) 
         "asked": speedup,
         "machine": str(known.table.where),
         "timed": not known.foreign,
+        "by": "macs" if isinstance(known.latency, Counted) else "latency",
         "trials": [t.to_json() for t in trials],
         "remarks": list(known.remarks),
     }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import layered
@@ -18,8 +18,9 @@ from graphprune.allocate import Budget
 from graphprune.analysis import silent
 from graphprune.assembled import Candidates, compared, mapped, readouts, searching_feeds
 from graphprune.calibrate.samples import Feed
-from graphprune.costs import CostModel, Part
+from graphprune.costs import CostModel
 from graphprune.execute import session
+from graphprune.machine.counted import Counted
 from graphprune.plan import PruningPlan
 from graphprune.quality import Comparison, held_feeds
 from graphprune.reconstruct.mend import mend
@@ -147,17 +148,11 @@ class Known:
 
     latency: Any
     foreign: bool
+    remarks: tuple[str, ...] = ()
+    table: Any = field(default_factory=lambda: SimpleNamespace(where="here"))
 
-
-class Counted:
-    """Latency that is the multiply-accumulates, so that nothing has to be timed."""
-
-    columns = ("latency",)
-
-    def parts(self, costs: CostModel) -> Iterator[Part]:
-        for op in costs.coupling.graph.ops:
-            if (price := costs.macs_price(op)) is not None:
-                yield costs.part(op, lambda sizes, p=price: {"latency": p(sizes)["macs"]})
+    def refined(self, analysis: Any, sizes: Any) -> Known:
+        return self
 
 
 @pytest.fixture
@@ -205,3 +200,23 @@ def test_for_another_machine_nothing_is_timed(
     assert "search" in searching.faster(decide, plan, asked, (3.3, Known(Counted(), True)), silent).meta
     quick = replace(decide, known=replace(decide.known, effort="low"))
     assert searching.faster(quick, plan, asked, (3.3, Known(Counted(), True)), silent) is plan
+
+
+def test_of_two_plans_as_fast_the_one_that_loses_less_is_taken(
+    sped: tuple[Deciding, PruningPlan, Budget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide, plan, asked = sped
+    monkeypatch.setattr(speed, "measured", lambda analysis, made: 0.99 / latency_of(decide, made))
+    machine = Known(Counted(), False)
+    worse = replace(plan, keep={**plan.keep, **{name: kept[: len(kept) // 2] for name, kept in plan.keep.items()}})
+    better = searching.less_lost(decide, worse, asked, (3.3, machine), silent)
+    assert better.keep != worse.keep and better.meta["speed"]["by"] == "macs"
+    assert 3.2 <= better.meta["speed"]["trials"][-1]["measured"] <= 3.5
+    whole = replace(plan, keep={}, sizes={})
+    assert searching.less_lost(decide, whole, asked, (3.3, machine), silent) is whole
+    assert searching.less_lost(decide, worse, asked, (1e6, machine), silent) is worse  # out of reach
+    monkeypatch.setattr(speed, "measured", lambda analysis, made: pytest.fail("timed"))
+    for known_ in (replace(decide.known, effort="low"), decide.known):
+        foreign = known_ is decide.known
+        quick = replace(decide, known=known_)
+        assert searching.less_lost(quick, worse, asked, (3.3, Known(Counted(), foreign)), silent) is worse

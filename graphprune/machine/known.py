@@ -13,6 +13,7 @@ from graphprune.analysis import Analysis
 from graphprune.errors import UsageError
 from graphprune.execute import runnable
 from graphprune.machine.cache import folder, remember, remembered
+from graphprune.machine.counted import Counted
 from graphprune.machine.latency import Latency, priced, records_of
 from graphprune.machine.looked import Looked, Sizes, look, profiled
 from graphprune.machine.table import Table, Where
@@ -31,9 +32,12 @@ _SECONDS = 0.7
 
 @dataclass(frozen=True)
 class Known:
-    """A model's latency on a machine; `foreign`: the machine is not this one, so nothing was measured here."""
+    """A model's latency on a machine; `foreign`: the machine is not this one, so nothing was measured here.
 
-    latency: Latency
+    Where `latency` is counted, it is in multiply-accumulates and in no unit of time.
+    """
+
+    latency: Latency | Counted
     looked: Looked
     table: Table
     foreign: bool
@@ -41,8 +45,10 @@ class Known:
 
     def refined(self, analysis: Analysis, sizes: Sizes) -> Known:
         """Return the same with one more pruned model run, so that times are best around its sizes."""
+        if self.foreign or not isinstance(self.latency, Latency):
+            return self
         (profile,) = profiled(analysis, [sizes], 20, _SECONDS)
-        if profile is None or self.foreign:
+        if profile is None:
             return self
         looked = replace(self.looked, variants=(*self.looked.variants, (sizes, profile)))
         whole = self.latency.ns({})
