@@ -101,8 +101,22 @@ def _written(module: Any, example: tuple[Any, ...], options: Mapping[str, Any], 
         told = {"opset_version": asked.opset or _OPSET, "external_data": True, "verbose": False, **options}
         if not options["dynamo"]:
             told.pop("external_data")
-        torch.onnx.export(module, example, str(target), **told)
-        return onnx.load(target)
+        if asked.norms and not options["dynamo"]:
+            raise UsageError("--keep-norms: the exporter of TorchScript always folds them: give a .pt2 or a module")
+        torch.onnx.export(module, example, str(target), **({"optimize": False} if asked.norms else {}), **told)
+        return _tidied(target) if asked.norms else onnx.load(target)
+
+
+def _tidied(path: Path) -> onnx.ModelProto:
+    """Return a model without what exporters leave to their optimiser, which would fold normalisations, too."""
+    import onnx_ir as ir
+    from onnxscript import optimizer
+
+    model = ir.external_data.load_to_model(ir.load(path))
+    optimizer.inline(model)
+    optimizer.fold_constants(model)
+    optimizer.remove_unused_nodes(model)
+    return ir.to_proto(model)
 
 
 def _named(model: onnx.ModelProto, axes: Mapping[str, Mapping[int, str]]) -> onnx.ModelProto:

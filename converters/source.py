@@ -28,13 +28,14 @@ class Asked:
     """How a source is converted: the opset (None: what the exporter does best), sizes of inputs, what may be run.
 
     The first size of every input is the batch and stays open, unless `fixed`. `trust` allows to unpickle, which runs
-    code that is in the file.
+    code that is in the file. `norms`: batch normalisations stay nodes of their own, for training.
     """
 
     opset: int | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     fixed: bool = False
     trust: bool = False
+    norms: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,20 +61,23 @@ class Framework:
     suffixes: tuple[str, ...] = ()
     holds: str | None = None
     roots: tuple[str, ...] = ()
+    norms: bool = False
 
 
 FRAMEWORKS = (
     Framework("PyTorch", "pytorch_export", "torch", ("torch", "onnxscript"), (".pt2", ".pt", ".pth", ".ts"), None,
-              ("torch",)),
+              ("torch",), True),
     Framework("Keras", "keras", "keras", ("keras", "tensorflow", "tf2onnx"), (".keras", ".h5", ".hdf5"), None,
               ("keras",)),
     Framework("TensorFlow", "tensorflow", "keras", ("tensorflow", "tf2onnx"), (), "saved_model.pb"),
     Framework("TensorFlow Lite", "tflite", "keras", ("tensorflow", "tf2onnx"), (".tflite",)),
-    Framework("JAX", "jax", "jax", ("jax", "jax2onnx"), (), None, ("flax", "jax", "jaxlib", "equinox")),
+    Framework("JAX", "jax", "jax", ("jax", "jax2onnx"), (), None, ("flax", "jax", "jaxlib", "equinox"),
+              True),
     Framework("scikit-learn", "sklearn", "sklearn", ("sklearn", "skl2onnx"), (".pkl", ".pickle", ".joblib"), None,
               ("sklearn",)),
     Framework("PaddlePaddle", "paddle", "paddle", ("paddle", "paddle2onnx"), (".pdmodel", ".pdiparams")),
-    Framework("Hugging Face", "huggingface", "hf", ("transformers", "torch", "onnxscript"), (), "config.json"),
+    Framework("Hugging Face", "huggingface", "hf", ("transformers", "torch", "onnxscript"), (), "config.json", (),
+              True),
 )
 
 
@@ -126,10 +130,13 @@ def to_onnx(source: str | os.PathLike[str], asked: Asked | None = None) -> Conve
             f"{text}: converting from {framework.name} needs {' and '.join(missing)}: "
             f"pip install 'graphprune[{framework.extra}]'"
         )
+    asked = asked or Asked()
+    if asked.norms and not framework.norms:
+        raise UsageError(f"{text}: --keep-norms: the exporter of {framework.name} always folds them: leave it out")
     module = importlib.import_module(f"graphprune.converters.{framework.module}")
     try:
         with contextlib.redirect_stdout(sys.stderr):  # exporters talk; standard output is for JSON
-            converted: Converted = module.to_onnx(text, asked or Asked())
+            converted: Converted = module.to_onnx(text, asked)
     except GraphPruneError:
         raise
     except Exception as error:  # exporters raise anything

@@ -24,6 +24,9 @@ def convert(
     opset: Annotated[int | None, typer.Option("--opset", min=13, help="Default: 18, from JAX 21.")] = None,
     input_shape: ShapeOpt = None,
     fixed: Annotated[bool, typer.Option("--fixed-batch", help="Keep the batch as it is, rather than open.")] = False,
+    norms: Annotated[
+        bool, typer.Option("--keep-norms", help="Leave batch normalisations as nodes, for training.")
+    ] = False,
     trust: TrustOpt = False,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Compare outputs with the source's.")] = True,
     force: ForceOpt = False, json_: JsonOpt = False, quiet: QuietOpt = False,
@@ -41,7 +44,7 @@ def convert(
     guard_new(target, [Path(source)], force)
     with talk.progress() as progress:
         progress("converting")
-        how = Conversion(parse_input_shapes(input_shape or []), opset, fixed, trust, check)
+        how = Conversion(parse_input_shapes(input_shape or []), opset, fixed, trust, check, norms)
         record = converted(source, target, how)
     talk.show(record, _print)
 

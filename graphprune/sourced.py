@@ -28,6 +28,7 @@ class Conversion:
     fixed: bool = False
     trust: bool = False
     check: bool = True
+    norms: bool = False
 
 
 def converted(source: str, target: Path, how: Conversion) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def converted(source: str, target: Path, how: Conversion) -> dict[str, Any]:
     from graphprune.model import EMBED_LIMIT, load, publish, tensor_bytes, write_into
     from graphprune.output import workspace
 
-    found = to_onnx(source, Asked(how.opset, how.shapes, how.fixed, how.trust))
+    found = to_onnx(source, Asked(how.opset, how.shapes, how.fixed, how.trust, how.norms))
     model = load(found.model)
     with workspace(target.parent) as work:
         written = write_into(model, work, target.name, external=tensor_bytes(model) > EMBED_LIMIT)

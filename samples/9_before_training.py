@@ -22,6 +22,7 @@ import onnxruntime
 sys.path.insert(0, str(Path(__file__).parent))
 shared = importlib.import_module("8_any_framework")
 PRUNING = ["--allocation", "global", "--normalise", "none", "--align", "1", "--no-time"]
+KEEPING = {"torch": ["--keep-norms"], "jax": ["--keep-norms"]}
 TRAINING = ["--batch", "128", "--lr", "4e-3"]
 
 
@@ -50,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         net, data = folder / "net.onnx", folder / "train.npz"
-        options = shared.OPTIONS.get(asked.framework, [])
+        options = [*shared.OPTIONS.get(asked.framework, []), *KEEPING.get(asked.framework, [])]
         shared.graphprune("convert", framework.untrained(folder), "-o", str(net), *options)
         key = onnxruntime.InferenceSession(net).get_inputs()[0].name
         np.savez(data, **{key: framework.arranged(images[some]), "labels": labels[some]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,51 @@ class Stiff(Net):
         return super().forward(image.reshape(2, 3, 16, 16))
 
 net, stiff = Net(), Stiff()
+"""
+
+
+@needs("torch", "onnxscript")
+def test_batch_normalisations_are_kept_for_training(here: Path) -> None:
+    (here / "normed.py").write_text(NORMED)
+    import normed
+    import torch
+
+    shapes = {"image": (1, 3, 8, 8)}
+    x = torch.randn(2, 3, 8, 8)
+    torch.export.save(torch.export.export(normed.net, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)), "net.pt2")
+    for source, asked in (("net.pt2", {}), ("normed:net", {"shapes": shapes})):
+        folded, kept = (kinds(close(source, here, **asked, norms=norms)) for norms in (False, True))
+        assert folded["BatchNormalization"] == 0 and kept["BatchNormalization"] == 2
+        assert set(kept) <= {*folded, "BatchNormalization", "Constant", "Shape", "Concat", "Squeeze", "Gather"}
+    torch.jit.save(torch.jit.trace(normed.net, x), "net.pt")
+    with pytest.raises(UsageError, match="the exporter of TorchScript always folds"):
+        to_onnx("net.pt", Asked(shapes=shapes, norms=True))
+    with pytest.raises(UsageError, match="scikit-learn always folds"):
+        (here / "net.joblib").touch()
+        to_onnx("net.joblib", Asked(norms=True, trust=True))
+
+
+def kinds(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
+
+
+NORMED = """
+import torch
+from torch import nn
+torch.manual_seed(0)
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3),
+                                  nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+        for k in (1, 4):
+            nn.init.uniform_(self.body[k].running_var, 0.5, 2)
+
+    def forward(self, image):
+        return self.body(image)
+
+net = Net().eval()
 """
 
 
