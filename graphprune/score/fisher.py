@@ -15,9 +15,9 @@ def criterion(request: Request) -> Parts:
     With labels F is the empirical Fisher's diagonal; without them labels are drawn from the model's own answers, which
     makes it the Fisher's.
 
-    Source: LeCun, Denker, Solla, Optimal Brain Damage (NIPS 1989), eq. 5, with the diagonal of the Fisher information
-    in place of the Hessian's, as in Theis et al., Faster gaze prediction with dense networks and Fisher pruning (2018),
-    section 2.
+    Source: LeCun, Denker, Solla, Optimal Brain Damage (NIPS 1989), the saliency, with the diagonal of the Fisher
+    information in place of the Hessian's, as in Theis et al., Faster gaze prediction with dense networks and Fisher
+    pruning (2018).
     """
     return told(request, by_gradient(request, (SQUARES,), lambda w, s: np.square(w) * s[SQUARES] / 2))
 

@@ -15,8 +15,8 @@ def criterion(request: Request) -> Parts:
     it is -S. Logits are divided by 200 before softmax, as in their code, so that the loss is about linear. Single
     connections go there, channels here: their sums.
 
-    Source: Wang, Zhang, Grosse, Picking Winning Tickets Before Training by Preserving Gradient Flow (ICLR 2020), eq. 8
-    and algorithm 2.
+    Source: Wang, Zhang, Grosse, Picking Winning Tickets Before Training by Preserving Gradient Flow (ICLR 2020), the
+    score of gradient signal preservation.
     """
     return told(request, by_gradient(request, (COOLED,), lambda w, s: w * s[COOLED]), gaussian)
 

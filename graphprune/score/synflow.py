@@ -28,7 +28,7 @@ def criterion(request: Request) -> Parts:
     pooling and residual sums lies between them; softmax and normalisations by the data break that.
 
     Source: Tanaka et al., Pruning neural networks without any data by iteratively conserving synaptic flow (NeurIPS
-    2020), eq. 2, algorithm 1.
+    2020), the saliency and the algorithm of that name.
     """
     alive: Keeps = {g.dim: np.ones(g.size, np.bool_) for g in request.groups}
     flows = _flows(request, alive)

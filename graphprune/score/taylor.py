@@ -15,8 +15,8 @@ def first_order(request: Request) -> Parts:
     Parts, 16 or fewer, stand for the authors' mini-batches: the mean gradient of a trained model is about 0, that of a
     batch is not.
 
-    Source: Molchanov et al., Importance Estimation for Neural Network Pruning (CVPR 2019), section 3.1, the importance
-    of a set of parameters by the first-order expansion.
+    Source: Molchanov et al., Importance Estimation for Neural Network Pruning (CVPR 2019), the importance of
+    a set of parameters by the first-order expansion.
     """
     assert request.gradients is not None
     parts = request.gradients.parts
@@ -36,7 +36,7 @@ def second_order(request: Request) -> Parts:
 
     H w is the Hessian of the mean loss times all weights, from a second derivative, so no approximation of H.
 
-    Source: Molchanov et al., Importance Estimation for Neural Network Pruning (CVPR 2019), section 3.1, the
+    Source: Molchanov et al., Importance Estimation for Neural Network Pruning (CVPR 2019), the
     second-order expansion with the row of the Hessian times the parameters.
     """
     stats = (MEAN, TIMES_WEIGHTS)
