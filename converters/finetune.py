@@ -147,9 +147,8 @@ def _words(asked: Tuning, taught: bool) -> str:
 
 def _compared(inner: Matched) -> dict[str, str]:
     """Say of inner values how they were compared."""
-    how = {n: "kept slots" if n in inner.kept else "similarities" if n in inner.similar else "values"
-           for n in inner.names}  # fmt: skip
-    return how
+    kept, similar = inner.kept, inner.similar
+    return {n: "kept slots" if n in kept else "similarities" if n in similar else "values" for n in inner.names}
 
 
 def _answers(model: ir.Model, inner: Sequence[str] = ()) -> Answer:

@@ -213,7 +213,7 @@ def _judged(point: Point, evaluator: Evaluator | None, model: Path, progress: Pr
     if evaluator is None:
         return point
     progress("evaluating")
-    return replace(point, metric=judge(evaluator.metric, model, f"{model.name}"))
+    return replace(point, metric=judge(evaluator.metric, model, model.name))
 
 
 def _timed(

@@ -87,15 +87,20 @@ def kept_macs(report: dict[str, Any]) -> float:
     return float(report["after"]["macs"]) / float(report["before"]["macs"])
 
 
-def torch_twin(name: str, path: Path) -> Any:
-    """Return the torch module of a network of the zoo with the weights of its ONNX file, BatchNorm folded."""
-    torch = importlib.import_module("torch")
+def zoo_module() -> Any:
+    """Return the sample that trained the networks."""
     script = Path(__file__).resolve().parents[2] / "samples" / "4_train_zoo.py"
     spec = importlib.util.spec_from_file_location("zoo", script)
     assert spec is not None and spec.loader is not None
     zoo = importlib.util.module_from_spec(spec)
     sys.modules["zoo"] = zoo
     spec.loader.exec_module(zoo)
+    return zoo
+
+
+def torch_twin(name: str, path: Path) -> Any:
+    """Return the torch module of a network of the zoo with the weights of its ONNX file, BatchNorm folded."""
+    torch, zoo = importlib.import_module("torch"), zoo_module()
     module = without_batch_norm(zoo.ZOO[name].make(), torch).eval()
     called: list[Any] = []
     layers = [m for m in module.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]

@@ -12,7 +12,6 @@ each speed-up.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
 import subprocess
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from speed import measured
 
 from graphprune.execute import session
 from graphprune.model import load
@@ -30,16 +30,6 @@ from graphprune.quality import Comparison
 from graphprune.runtime import Runtime, run
 
 CLOSE, APART, TRIES, BATCH = 0.02, 0.03, 4, 32
-
-
-def timing() -> Any:
-    """Return the benchmark of speed beside this one."""
-    spec = importlib.util.spec_from_file_location("speed", Path(__file__).with_name("speed.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["speed"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass(frozen=True)
@@ -61,7 +51,7 @@ class Case:
         told = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {"error": done.stderr[-300:]}
         if "error" in told:
             raise SystemExit(f"{self.model.name}, {option} {value}: {told['error']}")
-        _, own = timing().measured(self.model, output, told["model"]["inputs"])
+        _, own = measured(self.model, output, told["model"]["inputs"])
         macs = told["after"]["macs"] / told["before"]["macs"]
         return {"speedup": own, "macs": macs, "loss": self.loss(output)}
 

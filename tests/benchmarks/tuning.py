@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import json
 import os
 import shlex
@@ -28,7 +27,18 @@ from typing import Any
 
 import numpy as np
 import onnx
-from accuracy import BASELINES, DATA, accuracy, by_torch_pruning, normalised, pruned, split, torch_accuracy, torch_twin
+from accuracy import (
+    BASELINES,
+    DATA,
+    accuracy,
+    by_torch_pruning,
+    normalised,
+    pruned,
+    split,
+    torch_accuracy,
+    torch_twin,
+    zoo_module,
+)
 from onnx import numpy_helper
 
 TUNE = "--epochs 5 --batch 128 --lr 2e-3 --augment mirror,shift=2 --bfloat16 --threads 1"
@@ -82,17 +92,6 @@ def from_scratch(name: str, smaller: Path, seconds: float, args: argparse.Namesp
     took = time.process_time() - began
     reached = zoo.FIRST.accuracy(module.eval(), *zoo.FIRST.load_tensors(args.data, "t10k"))
     return {"accuracy": reached, "epochs": epochs, "seconds": round(took)}
-
-
-def zoo_module() -> Any:
-    """Return the sample that trained the networks."""
-    script = Path(__file__).resolve().parents[2] / "samples" / "4_train_zoo.py"
-    spec = importlib.util.spec_from_file_location("zoo", script)
-    assert spec is not None and spec.loader is not None
-    zoo = importlib.util.module_from_spec(spec)
-    sys.modules["zoo"] = zoo
-    spec.loader.exec_module(zoo)
-    return zoo
 
 
 def shrunk(module: Any, file: Path) -> Any:
