@@ -15,6 +15,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from graphprune import feeds as feeding
+from graphprune.adapters import adapted
 from graphprune.costs import CostModel, Costs, Pricing
 from graphprune.errors import SessionError, UsageError
 from graphprune.execute import Outputs
@@ -184,6 +185,16 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def _adapted(model: ir.Model, coupling: Coupling, looking: Looking) -> tuple[ir.Model, Coupling]:
+    """Return a model with adapters, solved, where inputs and outputs would pin many weights; else what is given."""
+    made, adapters = adapted(model, coupling) if looking.adapters else (model, ())
+    if not adapters:
+        return model, coupling
+    worlds = choose(made, coupling.graph.worlds.natural_inputs, feeding.observer() if looking.observe else None)
+    found = couple(trace(made, worlds, feeding.allowed(made, looking.allow_io), adapters))
+    return (made, found) if found.coverage > coupling.coverage else (model, coupling)
+
+
 def _analyse(model: ModelLike, looking: Looking, progress: Progress) -> Analysis:
     clock = Clock()
     with clock.stage("load"):
@@ -202,6 +213,8 @@ def _analyse(model: ModelLike, looking: Looking, progress: Progress) -> Analysis
         graph = trace(normalised, worlds, feeding.allowed(normalised, looking.allow_io))
     with clock.stage("solve"):
         coupling = couple(graph)
+    with clock.stage("adapt"):
+        normalised, coupling = _adapted(normalised, coupling, looking)
     on_disk = isinstance(model, (str, os.PathLike)) and looking.reinit is None  # its weights are what is looked at
     source = Path(model) if on_disk else None  # type: ignore[arg-type]
     return Analysis(original, normalised, coupling, CostModel(coupling), looking, clock.seconds, source)

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from graphprune.adapters import WORTH
 from graphprune.axes import leaves
 from graphprune.groups import Coupling, couple
 from graphprune.trace import trace
-
-WORTH = 0.01
-"""What part of the weights a hint must be good for."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,8 @@ def border(model: ir.Model, coupling: Coupling) -> Border:
     >>> border(model, coupling)  # doctest: +SKIP
     Border(coverage=0.9999, names=('state', 'stateN'), inside=0.9999)
     """
-    free = couple(trace(model, coupling.graph.worlds, lambda name: True))
-    total = sum(w.size for w in free.graph.weights.values())
+    free = couple(trace(model, coupling.graph.worlds, lambda name: True, coupling.graph.adapters))
+    total = sum(w.size for w in free.graph.own)
     most = max(free.coverage, coupling.coverage)
     inside = coupling.coverage / (1 - most + coupling.coverage) if coupling.coverage else 0.0
     if free.coverage < coupling.coverage + WORTH:

@@ -17,6 +17,7 @@ from graphprune.finetuning import finetune
 from graphprune.several import bench, compare, pins, profile_machine
 from graphprune.sweeping import sweep
 from graphprune.terminal import (
+    AdaptersOpt,
     AggregateOpt,
     AlignOpt,
     AllocationOpt,
@@ -81,6 +82,7 @@ app = typer.Typer(
 def inspect(
     model: ModelArg, json_: JsonOpt = False, quiet: QuietOpt = False, verbose: VerboseOpt = False,
     input_shape: ShapeOpt = None, batch: BatchOpt = None, allow_io: AllowOpt = None,
+    adapters: AdaptersOpt = True,
     pin: Annotated[bool, typer.Option("--pin", "--pins", help="Show which operators pin which share.")] = False,
     graph: Annotated[Path | None, typer.Option("--graph", help="Write the graph: .graphml or .dot.")] = None,
     at: AtOpt = None,
@@ -92,7 +94,7 @@ def inspect(
     from graphprune.report.record import inspect_record
 
     with talk.progress() as progress:
-        looking = looking_of(input_shape, None, "cpu", None, batch, 0, model, allow_io, at)
+        looking = looking_of(input_shape, None, "cpu", None, batch, 0, model, allow_io, at, adapters=adapters)
         analysis = analyse(model, looking, progress)
         record = inspect_record(analysis, pin)
         if graph is not None:
@@ -108,6 +110,7 @@ def explain(
     name: Annotated[str, typer.Argument(help="A group, value, node, or VALUE:AXIS.", show_default=False)],
     other: Annotated[str | None, typer.Argument(help="Another: why are the two coupled?")] = None,
     json_: JsonOpt = False, quiet: QuietOpt = False, input_shape: ShapeOpt = None, allow_io: AllowOpt = None,
+    adapters: AdaptersOpt = True,
 ) -> None:
     """Show the path of operators that couples axes, or why an axis is pinned."""
     talk = Talk(json_, quiet)
@@ -115,7 +118,8 @@ def explain(
     from graphprune.pipeline import analyse
 
     with talk.progress() as progress:
-        analysis = analyse(model, looking_of(input_shape, None, "cpu", None, None, 0, model, allow_io), progress)
+        looking = looking_of(input_shape, None, "cpu", None, None, 0, model, allow_io, adapters=adapters)
+        analysis = analyse(model, looking, progress)
         found = find(analysis.coupling, name, other)
     record = {
         "name": name,
@@ -138,7 +142,7 @@ def explain(
 def prove(
     model: ModelArg, json_: JsonOpt = False, quiet: QuietOpt = False, input_shape: ShapeOpt = None,
     inputs: InputsOpt = None, threads: ThreadsOpt = None, batch: BatchOpt = None, seed: SeedOpt = 0,
-    allow_io: AllowOpt = None,
+    allow_io: AllowOpt = None, adapters: AdaptersOpt = True,
 ) -> None:
     """Prove that the groups are right: permuting all of them must not change the outputs."""
     talk = Talk(json_, quiet)
@@ -148,7 +152,7 @@ def prove(
     from graphprune.report.text import print_assumed, proof_words
 
     with talk.progress() as progress:
-        looking = looking_of(input_shape, inputs, "cpu", threads, batch, seed, model, allow_io)
+        looking = looking_of(input_shape, inputs, "cpu", threads, batch, seed, model, allow_io, adapters=adapters)
         analysis = analyse(model, looking, progress)
         proof = proving.prove(analysis.model, analysis.coupling, analysis.calmest, seed=seed, progress=progress)
     record = {**proof_record(proof), "assumed": list(analysis.assumed)}
@@ -173,11 +177,11 @@ def plan(
     align: AlignOpt = "auto", floor: FloorOpt = 0.1, include: IncludeOpt = None, exclude: ExcludeOpt = None,
     input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu",
     threads: ThreadsOpt = None, batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None,
-    calibration: CalibrationOpt = None, preset: PresetOpt = None, tokenizer: TokenizerOpt = None,
-    length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0, jobs: JobsOpt = 1,
-    scheduler: SchedulerOpt = None, layers: LayersOpt = True, machine: MachineOpt = None, at: AtOpt = None,
-    effort: EffortOpt = "medium", pareto: ParetoOpt = None, points: PointsOpt = 6, seconds: SecondsOpt = 2.0,
-    labels: LabelsOpt = None, reinit: ReinitOpt = None,
+    adapters: AdaptersOpt = True, calibration: CalibrationOpt = None, preset: PresetOpt = None,
+    tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0,
+    jobs: JobsOpt = 1, scheduler: SchedulerOpt = None, layers: LayersOpt = True, machine: MachineOpt = None,
+    at: AtOpt = None, effort: EffortOpt = "medium", pareto: ParetoOpt = None, points: PointsOpt = 6,
+    seconds: SecondsOpt = 2.0, labels: LabelsOpt = None, reinit: ReinitOpt = None,
 ) -> None:
     """Decide what would be pruned, and write that as a plan, without pruning."""
     talk = Talk(json_, quiet, verbose)
@@ -198,7 +202,7 @@ def plan(
     if output is not None:
         guard_plan(output, model)
     with talk.progress() as progress:
-        looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model, allow_io, at, reinit)
+        looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model, allow_io, at, reinit, adapters)
         analysis = analyse(model, looking, progress)
         if wanted is not None:
             return show_curve(talk, analysis, Order(choosing, Checking(seconds=seconds), asked), wanted, progress)
@@ -224,9 +228,9 @@ def prune(
     align: AlignOpt = "auto", floor: FloorOpt = 0.1, include: IncludeOpt = None, exclude: ExcludeOpt = None,
     input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu", trust: TrustOpt = False,
     threads: ThreadsOpt = None, batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None,
-    seconds: SecondsOpt = 2.0, calibration: CalibrationOpt = None, preset: PresetOpt = None,
-    tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0,
-    repair: RepairOpt = "auto", effort: EffortOpt = "medium", evaluate: EvaluateOpt = None,
+    adapters: AdaptersOpt = True, seconds: SecondsOpt = 2.0, calibration: CalibrationOpt = None,
+    preset: PresetOpt = None, tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = None,
+    memory: MemoryOpt = 2.0, repair: RepairOpt = "auto", effort: EffortOpt = "medium", evaluate: EvaluateOpt = None,
     jobs: JobsOpt = 1, scheduler: SchedulerOpt = None, layers: LayersOpt = True, cleanup: CleanupOpt = True,
     pareto: ParetoOpt = None, points: PointsOpt = 6, labels: LabelsOpt = None, reinit: ReinitOpt = None,
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run the result before it is written.")] = True,
@@ -262,7 +266,7 @@ def prune(
     decided = PruningPlan.load(plan_file) if plan_file is not None else None
     checking = Checking(run, prove, timing, seconds, find_metric(evaluate), cleanup)
     with talk.progress() as progress:
-        looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model, allow_io, at, reinit)
+        looking = looking_of(input_shape, inputs, provider, threads, batch, seed, model, allow_io, at, reinit, adapters)
         looking = looking.allowing(decided.allow_io if decided is not None else ())
         analysis = runnable(analyse(model, looking, progress), run)
         order = Order(choosing or Choosing(), checking, asked, decided)

@@ -209,7 +209,17 @@ class CostModel:
             for name, fixed, itemsize, axes in self._weights
         ]
         further = (part for p in self.pricings for part in p.parts(self))
-        return tuple(self._gated(part) for part in (*nodes, *weights, *further))
+        return tuple(self._gated(self._idle(part)) for part in (*nodes, *weights, *further))
+
+    def _idle(self, part: Part) -> Part:
+        """Return a part that costs nothing while its owner, an adapter, has nothing to do."""
+        inside = self.coupling.idle.get(part.owner)
+        if inside is None:
+            return part
+        return replace(
+            part, dims=tuple(dict.fromkeys((*part.dims, *(d for d in inside if d in self.coupling.dims)))),
+            price=lambda sizes: part.price(sizes) if any(sizes.get(d, d.size) != d.size for d in inside) else {},
+        )
 
     def _gated(self, part: Part) -> Part:
         """Return a part that costs nothing where all branches that its owner is needed in are bypassed."""
@@ -277,15 +287,7 @@ class CostModel:
         found = self.op_macs({})
         out = dict.fromkeys((g.name for g in self.coupling.groups), 0)
         for op, _ in self._priced:
-            dims = {
-                d
-                for o in (*op.inputs, *op.outputs)
-                if o is not None
-                for _, a in self._shapes[o.name]
-                if a is not None
-                for d in leaves(a)
-            }
-            for d in dims:
-                if d in self.coupling.dims:
+            if op.name not in self.coupling.idle:
+                for d in self.part(op, self._macs_prices[op.name]).dims:
                     out[self.coupling.dims[d].name] += found[op.name]
         return out

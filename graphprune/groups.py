@@ -88,18 +88,27 @@ class Coupling:
     @cached_property
     def coverage(self) -> float:
         """Fraction of weight elements that lie on at least one group."""
-        total = sum(w.size for w in self.graph.weights.values())
-        covered = sum(self.covered(w) for w in self.graph.weights.values())
+        total = sum(w.size for w in self.graph.own)
+        covered = sum(self.covered(w) for w in self.graph.own)
         return covered / total if total else 0.0
 
     def covered(self, weight: Weight) -> int:
         """Return how many elements of a weight lie on at least one group."""
-        return _elements(weight, [self.expand(a) for a in weight.axes], self.dims)
+        return covered_elements(self, weight, self.dims)
+
+    @cached_property
+    def idle(self) -> Mapping[str, tuple[Dim, ...]]:
+        """For each matrix and node of an adapter the dims inside: while these keep all, it is not in the model."""
+        out: dict[str, tuple[Dim, ...]] = {}
+        for adapter in self.graph.adapters:
+            axis = self.expand(self.graph.constants[adapter.matrix].axes[adapter.inner])
+            out.update(dict.fromkeys((adapter.matrix, *adapter.nodes), tuple(dict.fromkeys(leaves(axis)))))
+        return out
 
     def pins(self) -> list[tuple[str, str, int]]:
         """Return (weight and axis, reason, elements of the weight) for each weight axis without a free dim."""
         out = []
-        for w in self.graph.weights.values():
+        for w in self.graph.own:
             for k, axis in enumerate(w.axes):
                 dims = list(leaves(self.expand(axis)))
                 if dims and not any(d in self.dims for d in dims):
@@ -202,6 +211,11 @@ def count_slots(axis: Axis, dims: Iterable[Dim]) -> int:
         return sum(count_slots(p, dims) for p in axis.parts)
     assert isinstance(axis, Product)
     return axis.size - prod(p.size - count_slots(p, dims) for p in axis.parts)
+
+
+def covered_elements(coupling: Coupling, weight: Weight, dims: Iterable[Dim]) -> int:
+    """Return how many elements of a weight lie on at least one of the dims."""
+    return _elements(weight, [coupling.expand(a) for a in weight.axes], dims)
 
 
 def _elements(weight: Weight, axes: list[Axis], dims: Iterable[Dim]) -> int:

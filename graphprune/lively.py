@@ -45,7 +45,8 @@ def lively(model: ir.Model, coupling: Coupling, gain: float, seed: int = 0) -> t
         value.name = f"{name}/filled"
         made = add_constant(out.graph, name, ir.tensor(array), out.ir_version)
         value.replace_all_uses_with(made, replace_graph_outputs=True)
-    return out, couple(trace(out, coupling.graph.worlds, {p.name for p in coupling.graph.ports}.__contains__))
+    graph = coupling.graph
+    return out, couple(trace(out, graph.worlds, {p.name for p in graph.ports}.__contains__, graph.adapters))
 
 
 def _drawn(weight: Weight, rng: np.random.Generator, gain: float) -> npt.NDArray[np.float32]:

@@ -28,7 +28,8 @@ class Looking:
     `allow_io` has shell patterns of the inputs and outputs whose sizes may change (state that goes in and out).
     `threads` are those of runs that nobody times (calibration, repair), 0 for one per core; None: those of the
     runtime where it has more than one, else one per core. `sizes` are open sizes by their names (`sequence`, `height`).
-    `reinit` is the seed of random weights that take the place of the model's own.
+    `reinit` is the seed of random weights that take the place of the model's own. `adapters`: where inputs and outputs
+    that keep their sizes would pin many weights, the width inside is free, with a matrix between (see `adapters.py`).
     """
 
     input_shapes: Shapes = field(default_factory=dict)
@@ -41,6 +42,7 @@ class Looking:
     threads: int | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     reinit: int | None = None
+    adapters: bool = True
 
     def allowing(self, patterns: Iterable[str]) -> Looking:
         """Return the same with more patterns of inputs and outputs that may change.

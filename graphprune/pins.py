@@ -80,11 +80,11 @@ def halves(coupling: Coupling) -> list[PinShare]:
 
 
 def _weights(coupling: Coupling) -> list[Weight]:
-    return [w for w in coupling.graph.weights.values() if w.size]
+    return [w for w in coupling.graph.own if w.size]
 
 
 def _ranked(coupling: Coupling, wanted: Iterable[tuple[Weight, int, Sequence[Axis]]]) -> list[PinShare]:
-    total = sum(w.size for w in coupling.graph.weights.values())
+    total = sum(w.size for w in coupling.graph.own)
     found: dict[Cause, dict[str, float]] = {}
     for weight, elements, axes in wanted:
         if elements:
@@ -186,7 +186,7 @@ def _look(path: Path) -> ModelPins:
     from graphprune.analysis import analyse
 
     coupling = analyse(path).coupling
-    parameters = sum(w.size for w in coupling.graph.weights.values())
+    parameters = sum(w.size for w in coupling.graph.own)
     return ModelPins(path, coupling.coverage if parameters else None, parameters, tuple(shares(coupling)))
 
 

@@ -27,6 +27,26 @@ class Port:
     counterpart: str | None = None
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """A matrix between an input or output and the `inside`, the value that the rest of the model knows; see `adapters`.
+
+    `port` is the input's or output's name, `axis` the one that may be narrower inside.
+    """
+
+    port: str
+    side: str
+    axis: int
+    inside: str
+    matrix: str
+    nodes: tuple[str, ...]
+
+    @property
+    def inner(self) -> int:
+        """Which axis of the matrix is the inside: an input's adapter gives it, an output's reads it."""
+        return 1 if self.side == BEFORE else 0
+
+
 # How exporters name the two ends of a state; the words are taken away, and what is left of the two names must agree.
 # Names are in lower case with underscores at both ends and between words: `_past_key_values_0_key_`. First rows win.
 _ENDS: tuple[tuple[str, str], ...] = (
@@ -102,6 +122,21 @@ def border(
                     yield Pin(axis, f"graph {side}{reason}"), Origin(operand.name, "")
                 elif other is not None and side == BEFORE and axis is not UNIT:
                     yield Same(axis, other.axes[k]), Origin(f"{operand.name} -> {other.name}", _STATE)
+
+
+def carried(adapters: Sequence[Adapter], matrix: Callable[[str], Operand]) -> Iterator[tuple[Equation, Origin]]:
+    """Say that the two ends of a state are one width inside, so that what is removed from it is not read again.
+
+    `matrix` gives the matrix of an adapter by its name.
+    """
+    ends = {(a.side, a.port, a.axis): a for a in adapters}
+    found = pairs([a.port for a in adapters if a.side == BEFORE], [a.port for a in adapters if a.side == AFTER])
+    for (side, name, k), one in ends.items():
+        other = ends.get((AFTER, found.get(name, ""), k))
+        if side == BEFORE and other is not None:
+            left, right = matrix(one.matrix).axes[one.inner], matrix(other.matrix).axes[other.inner]
+            if left.size == right.size:
+                yield Same(left, right), Origin(f"{one.port} -> {other.port}", _STATE)
 
 
 def _obstacle(operand: Operand, k: int, other: Operand | None, allowed: bool) -> str:

@@ -129,6 +129,9 @@ AllowOpt = Annotated[
     list[str] | None,
     typer.Option("--allow-io", help="Inputs and outputs whose sizes may change (state), by pattern; repeatable."),
 ]
+AdaptersOpt = Annotated[
+    bool, typer.Option("--adapters/--no-adapters", help="Free widths behind inputs and outputs that keep theirs.")
+]
 
 
 class Talk:
@@ -200,7 +203,7 @@ class Talk:
 def looking_of(
     input_shape: list[str] | None, inputs: Path | None, provider: str, threads: int | None, batch: int | None,
     seed: int, model: Path, allow_io: Iterable[str] | None = None, at: list[str] | None = None,
-    reinit: int | None = None,
+    reinit: int | None = None, adapters: bool = True,
 ) -> Looking:
     """Read the options that say how a model is looked at and run; raises UsageError."""
     from graphprune.deployment import parse_at
@@ -212,7 +215,9 @@ def looking_of(
 
     arrays = read_inputs(inputs, load(model)) if inputs is not None else {}
     shapes, runtime = parse_input_shapes(input_shape or []), Runtime(provider, 1 if threads is None else threads)
-    looking = Looking(shapes, arrays, batch, tuple(allow_io or ()), runtime, seed, threads=threads, reinit=reinit)
+    looking = Looking(
+        shapes, arrays, batch, tuple(allow_io or ()), runtime, seed, threads=threads, reinit=reinit, adapters=adapters
+    )
     return parse_at(at).looking(looking) if at else looking
 
 

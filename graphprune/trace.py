@@ -7,7 +7,8 @@ without a rule pins all that it touches, each with a reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,12 @@ import onnx_ir as ir
 from graphprune import pointing, stored
 from graphprune.axes import Axis, Dim, Equation, Follow, Origin, Pin, Same, Use, fresh, leaves
 from graphprune.axes.equations import Free, Least, Letter, Spoken
-from graphprune.model import constant_of, constants
+from graphprune.model import constant_of, constants, values_of
 from graphprune.ops import AXES, BODIES, Op, Operand
 from graphprune.ops.registry import Body
 from graphprune.ops.shapes import is_filled
 from graphprune.sizes import Worlds, real_inputs, thin
-from graphprune.states import Port, border, ports
+from graphprune.states import Adapter, Port, border, carried, ports
 from graphprune.weights import FLOATS, NARROW, Weight, filling
 
 
@@ -42,18 +43,28 @@ class AxisGraph:
     ports: tuple[Port, ...] = ()
     counts: frozenset[str] = frozenset()
     outputs: tuple[str, ...] = ()
+    adapters: tuple[Adapter, ...] = ()
+
+    @cached_property
+    def own(self) -> tuple[Weight, ...]:
+        """The weights that the user's model has: not the matrices of adapters."""
+        added = {a.matrix for a in self.adapters}
+        return tuple(w for w in self.weights.values() if w.name not in added)
 
 
-def trace(model: ir.Model, worlds: Worlds, allow_io: Callable[[str], bool] = lambda name: False) -> AxisGraph:
+def trace(
+    model: ir.Model, worlds: Worlds, allow_io: Callable[[str], bool] = lambda name: False,
+    adapters: tuple[Adapter, ...] = (),
+) -> AxisGraph:
     """Collect the equations of a normalised model.
 
-    `allow_io` says of an input's or output's name whether its axes are left free.
+    `allow_io` says of an input's or output's name whether its axes are left free. `adapters` are those in the model.
     """
     tracer = _Tracer(model, worlds)
-    tracer.border(allow_io)
+    tracer.border(allow_io, adapters)
     for node in model.graph:
         tracer.node(node)
-    return tracer.result()
+    return replace(tracer.result(), adapters=adapters)
 
 
 class _Tracer:
@@ -77,11 +88,14 @@ class _Tracer:
         for value in model.graph.initializers.values():
             self.constant(value)
 
-    def border(self, allow_io: Callable[[str], bool]) -> None:
+    def border(self, allow_io: Callable[[str], bool], adapters: tuple[Adapter, ...]) -> None:
         inputs = [self.operand(v) for v in real_inputs(self.model)]
         outputs = [self.operand(v) for v in self.model.graph.outputs]
         self.ports = ports([o.name for o in inputs], [o.name for o in outputs], allow_io)
         self.equations.extend(border(inputs, outputs, self.ports))
+        matrices = {a.matrix for a in adapters}
+        values = {v.name: v for v in values_of(self.model.graph) if v.name in matrices}
+        self.equations.extend(carried(adapters, lambda name: self.operand(values[name])))
 
     def pin(self, operand: Operand, reason: str, origin: str) -> None:
         for axis in (*operand.axes, *pointing.axes([operand])):

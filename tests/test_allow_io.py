@@ -90,7 +90,7 @@ def attention() -> Net:
 
 
 def looked(net: Net, *patterns: str) -> Analysis:
-    return analyse(net.model(), Looking(allow_io=patterns))
+    return analyse(net.model(), Looking(allow_io=patterns, adapters=False))
 
 
 def reasons(analysis: Analysis) -> dict[str, str]:

@@ -60,6 +60,8 @@ from graphprune.ops.fused_designs import ADD, DYNAMIC, SCALERS, SPELLED
 from graphprune.ops.gather import CARRIERS, MOVERS, PICKERS, REPEATERS, BoundRule
 from graphprune.ops.inference import ShapeRule
 from graphprune.ops.initial import Start, StartRule
+from graphprune.ops.matmul import MATMUL
+from graphprune.ops.movement import TRANSPOSE
 from graphprune.ops.noops import NoopRule, Sight
 from graphprune.ops.qlinear import ROUNDERS
 from graphprune.ops.quantised_experts import QUANTISED
@@ -198,6 +200,7 @@ __all__ = [
     "IDENTITY",
     "INITIAL",
     "LOOKUPS",
+    "MATMUL",
     "MOMENTS",
     "MOVERS",
     "MULTIPLY",
@@ -215,6 +218,7 @@ __all__ = [
     "SHAPES",
     "SPELLED",
     "STORED",
+    "TRANSPOSE",
     "AxisRule",
     "BodyRule",
     "CostRule",

@@ -8,6 +8,8 @@ from math import prod
 from graphprune.axes import UNIT, Axis, Equation, Role, Same, Use
 from graphprune.ops.registry import AxisRule, CostRule, Op, Row, ShapeOf, broadcast, pin_all, row
 
+MATMUL = "MatMul"
+
 
 def _contract(op: Op, left: Axis, right: Axis) -> Iterator[Equation]:
     yield Same(left, right)

@@ -9,6 +9,8 @@ from graphprune.axes import UNIT, Equation, Free, Pin, Role, Same, Use, fresh, p
 from graphprune.ops.registry import AxisRule, Op, Row, normalise_axis, pin_all, row
 from graphprune.ops.sizes import Change, Element, RefitRule, SetAttribute, SetElements, SetInput, Shrunk
 
+TRANSPOSE = "Transpose"
+
 
 def reshape(op: Op) -> Iterator[Equation]:
     """All slots in the same order: the products of both shapes are the same axis."""

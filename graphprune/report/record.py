@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from graphprune import pins
+from graphprune.adapters import WORTH
 from graphprune.axes import Axis, Dim, kept_size, leaves
-from graphprune.border import WORTH, border
+from graphprune.border import border
 from graphprune.costs import Costs
 from graphprune.groups import Coupling
 from graphprune.states import Port
@@ -67,6 +68,17 @@ def state_record(coupling: Coupling, sizes: Mapping[Dim, int]) -> list[dict[str,
     return out
 
 
+def adapters_record(coupling: Coupling, sizes: Mapping[Dim, int]) -> list[dict[str, Any]]:
+    """Return the inputs and outputs that keep a size which is free inside: what it is there, and its groups."""
+    out = []
+    for adapter in coupling.graph.adapters:
+        axis = coupling.expand(coupling.graph.constants[adapter.matrix].axes[adapter.inner])
+        names = [coupling.dims[d].name for d in dict.fromkeys(leaves(axis)) if d in coupling.dims]
+        at = {"name": adapter.port, "side": adapter.side, "axis": adapter.axis}
+        out.append({**at, "size": axis.size, "inside": kept_size(axis, sizes), "groups": names})
+    return out
+
+
 def _sizes(coupling: Coupling, port: Port, sizes: Mapping[Dim, int]) -> list[int | None]:
     operand = coupling.graph.values[port.name]
 
@@ -114,6 +126,7 @@ def inspect_record(analysis: Analysis, pinned: bool = False) -> dict[str, Any]:
         "pins": [{"name": n, "reason": r, "elements": size} for n, r, size in coupling.pins()],
         "coverage": coupling.coverage,
         "border": border_record(analysis),
+        "adapters": adapters_record(coupling, {}),
         "state": open_record(coupling),
         **(_pinned(coupling) if pinned else {}),
         "seconds": dict(analysis.seconds),
@@ -228,6 +241,7 @@ def prune_record(
         "pins": [{"name": n, "reason": r, "elements": size} for n, r, size in coupling.pins()],
         "coverage": coupling.coverage,
         "border": border_record(analysis) if coupling.coverage < 1 - WORTH else None,
+        "adapters": adapters_record(coupling, plan.sizes_of(coupling)),
         "state": state_record(coupling, plan.sizes_of(coupling)),
         "proof": proof_record(proof) if proof else None,
         "checks": [{"name": c.name, "passed": c.passed, "detail": c.detail} for c in verdict.checks] if verdict else [],

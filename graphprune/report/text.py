@@ -86,6 +86,7 @@ def print_prune(console: Console, record: Mapping[str, Any], output: str, verbos
     console.print(passed if checks else "not run: checks were switched off")
     _print_pins(console, record["pins"], verbose)
     _print_border(console, record)
+    _print_adapters(console, record["adapters"])
     _print_state(console, record["state"])
     print_assumed(console, record)
     if verbose:
@@ -116,6 +117,13 @@ def _print_border(console: Console, record: Mapping[str, Any]) -> None:
         _print_line(console, f"{share}, {border['coverage']:.1%} if inputs and outputs may change: {border['options']}")
 
 
+def _print_adapters(console: Console, adapters: Sequence[Mapping[str, Any]]) -> None:
+    """Print what became narrower behind inputs and outputs that keep their sizes."""
+    for a in (a for a in adapters if a["inside"] < a["size"]):
+        kept = f"{a['side']} {a['name']!r} keeps its size {a['size']} on axis {a['axis']}"
+        _print_line(console, f"{kept}, inside it is {a['inside']}: a matrix between makes one of the other")
+
+
 def _print_pins(console: Console, pins: Sequence[Mapping[str, Any]], verbose: bool) -> None:
     table = pins_table(pins, verbose)
     if table is not None:
@@ -144,6 +152,9 @@ def print_inspect(console: Console, record: Mapping[str, Any], verbose: bool) ->
     console.print(table)
     _print_branches(console, record["branches"], verbose)
     _print_pins(console, record["pins"], verbose)
+    for a in record["adapters"]:
+        kept = f"{a['side']} {a['name']!r} keeps its size {a['size']} on axis {a['axis']}"
+        _print_line(console, f"{kept}; inside it is free, with a matrix between ({', '.join(a['groups'])})")
     _print_open(console, record["state"])
     for key, title in (("pin_shares", "pinned weights"), ("half_prunable", "prunable by another axis only")):
         if record.get(key):
@@ -178,6 +189,7 @@ def print_plan(console: Console, record: Mapping[str, Any], verbose: bool) -> No
     print_changes(console, record)
     _print_speed(console, record)
     _print_border(console, record)
+    _print_adapters(console, record["adapters"])
     _print_state(console, record["state"])
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphprune.adapters import withdraw
 from graphprune.axes import Axis, Dim, Role, Use, kept_size, leaves, slots
 from graphprune.groups import Coupling
 from graphprune.model import add_constant, all_nodes, all_values, constant_of, set_constant
@@ -43,6 +44,7 @@ def rearranged(model: ir.Model, coupling: Coupling, chosen: Chosen) -> ir.Model:
             pairs = zip(operand.axes, operand.dynamic, strict=True)
             _restate(values[name], [None if not view.shrunk(a) else -1 if d else view.size(a) for a, d in pairs])
     bypass(out, all_nodes(out), coupling.branches.closed(chosen))
+    withdraw(out, [a for a in coupling.graph.adapters if not chosen.keys() & set(coupling.idle[a.matrix])])
     reshare(out)
     drop_unused(out)
     return out
