@@ -42,7 +42,7 @@ def cell(dtype: Any = np.float32, ir_version: int = 10, rank: int = 2, steps: in
 
 
 def encoder() -> Net:
-    """A stream that is as wide as what is put out, an embedding and layers that add to it; half of it tells the rest."""
+    """A stream as wide as what is put out, an embedding and layers that add to it; half of it tells the rest."""
     net = Net()
     ids = net.input("ids", [None, None], np.int64, between=(0, 200))
     basis = net.rng.standard_normal((WIDTH // 2, WIDTH))
