@@ -21,6 +21,7 @@ from graphprune.converters.lora import merge
 from graphprune.converters.losses import Distance, kinds
 from graphprune.converters.pytorch import to_module, write_back
 from graphprune.converters.ranks import ALONE, Ranks
+from graphprune.converters.restored import fold, restored
 from graphprune.converters.subset import prepare
 from graphprune.converters.torch_module import OnnxModule
 from graphprune.converters.towards import penalty_of
@@ -94,6 +95,8 @@ def finetune(
     fitted = Batches(
         fit, answer, asked.batch, 1e9 * asked.memory, asked.seed, changing(asked.augment, inputs_of(first)), ranks
     )
+    layers = restored(module, asked, towards is not None, fitted)
+    asked = asked.settled(bool(layers))
     judged = Batches(held, answer, asked.batch, 1e9 * asked.memory, asked.seed, ranks=ranks)
     penalty = penalty_of(module, start, towards, asked.penalty, asked.strength) if towards is not None else None
     size = penalty.size(module) if penalty is not None else 0.0
@@ -103,10 +106,13 @@ def finetune(
     progress("comparing the result")
     removed = {} if penalty is None else {"removed_size": [size, penalty.size(module)]}
     merge(module)
-    tuned = write_back(module.to("cpu"), start)
+    fold(module, layers)
+    best = state.losses.index(state.best)
+    tuned = write_back(module.to("cpu"), start) if best else start
     record = {
         "samples": samples.count, "held_back": held.count, "assumed": list(samples.assumed), "tuned_numbers": numbers,
-        "epochs": state.epoch, "best_epoch": state.losses.index(state.best), "loss": state.losses,
+        "restored_norms": len(layers), "lr": asked.rate,
+        "epochs": state.epoch, "best_epoch": best, "loss": state.losses,
         "against": _words(asked, teacher is not None), "features": _compared(distance.matched),
         "divergence_before": _divergence(dense, start, held, asked.batch),
         "divergence_after": _divergence(dense, tuned, held, asked.batch), "module_error": _agree(module, tuned, first),
@@ -134,7 +140,7 @@ def _aim(
         with torch.no_grad():
             inner = matched(names, module.eval()(**inputs_of(first)), told, kept, asked.feature_weight)
     alpha = 1.0 if not asked.labels else asked.alpha if taught else 0.0
-    return Distance(kinds(outputs), asked.temperature, alpha, inner), lambda feed: inner.cut(ask(feed))
+    return Distance(kinds(outputs), asked.temperature, alpha, asked.smoothing, inner), lambda feed: inner.cut(ask(feed))
 
 
 def _nothing(feed: Feed) -> dict[str, Any]:

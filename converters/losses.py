@@ -44,11 +44,13 @@ class Distance:
     rows. Labels: the cross-entropy of the first output of logits or probabilities; where none looks like that, because
     the model is not trained yet, of the first one with a row of several numbers for each sample, as logits. `alpha` is
     the share of the dense model's answers, the rest that of labels: their weighted average, as in the same section.
+    `smoothing` s takes s off a label and shares it among all classes (Szegedy et al., arXiv 1512.00567, section 7).
     """
 
     kinds: Mapping[str, str]
     temperature: float = 2.0
     alpha: float = 1.0
+    smoothing: float = 0.0
     matched: Matched = field(default_factory=Matched)
 
     def of(self, made: Mapping[str, Tensor], answers: Mapping[str, Any], labels: Any = None) -> Tensor:
@@ -82,7 +84,7 @@ class Distance:
         if int(told.max()) >= scores.shape[1] or int(told.min()) < 0:
             low, high = int(told.min()), int(told.max())
             raise UsageError(f"labels go from {low} to {high}, {name} has {scores.shape[1]} classes")
-        return F.cross_entropy(scores, told)
+        return F.cross_entropy(scores, told, label_smoothing=self.smoothing)
 
     def _divergence(self, mine: Tensor, told: Tensor, kind: str) -> Tensor:
         t = self.temperature

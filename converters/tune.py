@@ -18,14 +18,14 @@ from graphprune.converters.ranks import ALONE, Ranks
 from graphprune.converters.torch_module import OnnxModule
 from graphprune.converters.torch_ops.registry import Tensor
 from graphprune.converters.towards import Penalty
-from graphprune.converters.tuning import Tuning
+from graphprune.converters.tuning import FROZEN, Tuning
 from graphprune.converters.tuning_data import Batches
 from graphprune.errors import UsageError
 
 __all__ = ["State", "Tuner", "Tuning"]
 
 Progress = Callable[[str], None]
-_WARMING = 0.05
+_WARMING = 0.1
 _LONGEST = 1.0
 
 
@@ -59,9 +59,9 @@ class Tuner:
         self.module.to(self.asked.device)
         if self.asked.bfloat16:  # a quarter less time for convolutions on a CPU
             self.module.to(memory_format=torch.channels_last)
-        self.module.batch_statistics = self.asked.norms == "train"
+        self.module.batch_statistics = self.asked.norms != FROZEN
         weights = [p for p in self.module.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(weights, lr=self.asked.lr, weight_decay=self.asked.decay)
+        optimizer = torch.optim.AdamW(weights, lr=self.asked.rate, weight_decay=self.asked.decay)
         steps = self.data.steps()
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate(steps * self.asked.epochs))
         state = State()
@@ -69,7 +69,8 @@ class Tuner:
             state = self._load(checkpoint, optimizer, schedule)
         else:
             self._judge(state)
-        patience = self.asked.patience if self.penalty is None else self.asked.epochs  # it has to grow first
+        patience = self.asked.patience or self.asked.epochs
+        patience = patience if self.penalty is None else self.asked.epochs  # it has to grow first
         while state.epoch < self.asked.epochs and state.waited < patience:
             for k, loss in enumerate(self._pass(state.epoch, optimizer, schedule)):
                 if k % 20 == 0:
@@ -107,7 +108,7 @@ class Tuner:
             optimizer.step()
             if self.penalty is not None:
                 share = (schedule.last_epoch + 1) / (self.data.steps() * self.asked.epochs)
-                self.penalty.shrink(self.module, share, self.asked.lr)
+                self.penalty.shrink(self.module, share, self.asked.rate)
             schedule.step()
             yield float(loss.detach())
 

@@ -31,6 +31,7 @@ def finetune(
     teacher: Annotated[_Path, typer.Option("--teacher", help="The dense model, whose outputs are the aim.")] = None,
     labels: Annotated[_Words, typer.Option("--labels", help="Labels are the aim: their key in an .npz.")] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="The teacher's share beside labels: 0.5.")] = None,
+    smoothing: Annotated[float, typer.Option("--smoothing", help="Of labels: shared among all classes.")] = 0.0,
     temperature: Annotated[float, typer.Option("--temperature", help="Of softmax in the distance of logits.")] = 2.0,
     features: Annotated[_Words, typer.Option("--features", help="Inner values as an aim: patterns, by commas.")] = None,
     feature_weight: Annotated[float, typer.Option("--feature-weight", help="Their weight in the loss.")] = 1.0,
@@ -47,14 +48,14 @@ def finetune(
     output: Annotated[_Path, typer.Option("--output", "-o", help="Default: NAME.tuned.onnx.")] = None,
     epochs: Annotated[int, typer.Option("--epochs", help="Passes over the samples.")] = 5,
     batch: Annotated[int, typer.Option("--batch", help="Samples per step.")] = 64,
-    lr: Annotated[float, typer.Option("--lr", help="Largest learning rate.")] = 1e-3,
+    lr: Annotated[float | None, typer.Option("--lr", help="Largest learning rate: 1e-3, 4e-3 if restored.")] = None,
     decay: Annotated[float, typer.Option("--decay", help="Weight decay of AdamW.")] = 0.01,
-    norms: Annotated[str, typer.Option("--norms", help="Batch normalisations: train or frozen.")] = "train",
+    norms: Annotated[str, typer.Option("--norms", help="Normalisations: auto, restored, train, frozen.")] = "auto",
     only: Annotated[_Words, typer.Option("--only", help="bias, norm, patterns of names; by commas.")] = None,
     lora: Annotated[int, typer.Option("--lora", min=0, help="Rank of updates that are tuned in place of weights.")] = 0,
     lora_on: Annotated[_Words, typer.Option("--lora-on", help="Of which weights: patterns, by commas.")] = None,
     augment: Annotated[_Words, typer.Option("--augment", help="Change images: mirror,shift=N.")] = None,
-    patience: Annotated[int, typer.Option("--patience", help="Epochs without gain, then it stops.")] = 3,
+    patience: Annotated[int | None, typer.Option("--patience", help="Epochs without gain, then it stops.")] = None,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in bfloat16 where that is safe.")] = False,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = "cpu",
     checkpoint: Annotated[_Path, typer.Option("--checkpoint", help="Keep the state here (steps: a folder).")] = None,
@@ -79,5 +80,6 @@ def finetune(
 
 _TUNING = (
     "alpha", "augment", "batch", "bfloat16", "decay", "device", "epochs", "feature_weight", "features", "labels",
-    "lora", "lora_on", "lr", "memory", "norms", "only", "patience", "penalty", "seed", "strength", "temperature",
+    "lora", "lora_on", "lr", "memory", "norms", "only", "patience", "penalty", "seed", "smoothing", "strength",
+    "temperature",
 )  # fmt: skip

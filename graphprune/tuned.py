@@ -230,6 +230,8 @@ def _print(console: Any, record: dict[str, Any]) -> None:
         f"tuned {record['tuned_numbers']:,} numbers on {record['samples']} samples to {record['against']}, "
         f"{record['epochs']} epochs, best after {record['best_epoch']}"
     )
+    if record["restored_norms"]:
+        console.print(f"normalisations were put back behind {record['restored_norms']} layers and folded again")
     console.print(f"held-back loss {losses[0]:.4f} -> {min(losses):.4f}")
     if "removed_size" in record:
         before, after = record["removed_size"]

@@ -61,7 +61,7 @@ def main() -> None:
             by = ["--target", asked.keep, "--criterion", criterion] if criterion != "dense" else ["--sparsity", "0"]
             given = ["--calibration", str(data), "--labels", "labels", *PRUNING]
             pruned = shared.graphprune("prune", str(net), "--reinit", "0", *by, *given, "-o", str(start))
-            epochs = ["--epochs", str(asked.epochs), "--patience", str(asked.epochs), "--threads", asked.threads]
+            epochs = ["--epochs", str(asked.epochs), "--threads", asked.threads]
             given = ["--labels", "labels", "--data", str(data), *epochs, *TRAINING]
             shared.graphprune("finetune", str(start), *given, "-o", str(done))
             before, after = pruned["before"], pruned["after"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from graphprune.converters.torch_ops.registry import MICROSOFT
 from graphprune.ops.registry import Table, row
@@ -75,5 +76,17 @@ NORMS: Table[bool] = Table(
         row(True, "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization", domain=MICROSOFT),
     ),
 )
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Which inputs of a layer are its weight and its bias, and the weight's axis of outputs, axis 1 of the values."""
+
+    weight: int = 1
+    bias: int = 2
+    axis: int = 0
+
+
+FOLDED: Table[Layer] = Table("layers that exporters fold batch normalisations into", (row(Layer(), "Conv"),))
 
 ANGLES: Table[bool] = Table("what turns angles into numbers", (row(True, "Cos", "Sin"),))

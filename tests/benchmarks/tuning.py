@@ -4,10 +4,11 @@
     python tests/benchmarks/tuning.py zoo --only plain --targets 0.25 --json plain.json [--peer L2 Taylor] [--scratch]
 
 Every network is pruned by `graphprune prune` with `--samples` unlabelled images and tuned by `graphprune finetune` to
-the dense network and to labels on the 60,000 training images, mirrored and shifted (`--tune` has the options). Beside
-it: Torch-Pruning on the same weights, written as ONNX and tuned by the same command (`--peer`); and the architecture
-that graphprune found, with its BatchNorm, trained from new weights by the recipe of the dense networks for as long as
-tuning took (`--scratch`, "Rethinking the value of network pruning", arXiv 1810.05270). Test images choose nothing.
+labels on the 60,000 training images, mirrored and shifted (`--tune` has the options; {dense} in them is the dense
+network: `--tune "--teacher {dense} ..."` has it as an aim). Beside it: Torch-Pruning on the same weights, written as
+ONNX and tuned by the same command (`--peer`); and the architecture that graphprune found, with its BatchNorm, trained
+from new weights by the recipe of the dense networks for as long as tuning took (`--scratch`, "Rethinking the value of
+network pruning", arXiv 1810.05270). Test images choose nothing.
 Needs torch, the Fashion-MNIST files, and torch-pruning for `--peer`.
 """
 
@@ -41,15 +42,15 @@ from accuracy import (
 )
 from onnx import numpy_helper
 
-TUNE = "--epochs 5 --batch 128 --lr 2e-3 --augment mirror,shift=2 --bfloat16 --threads 1"
+TUNE = "--labels labels --smoothing 0.05 --epochs 5 --batch 128 --augment mirror,shift=1 --bfloat16 --threads 1"
 
 
 def tuned(model: Path, dense: Path, options: list[str], folder: Path) -> tuple[Path, float, list[float]]:
     """Tune by the command line; return the file, seconds of its one thread, and the held-back losses."""
     out = folder / "tuned.onnx"
-    words = ["finetune", str(model), "--teacher", str(dense), "--labels", "labels", "--data", str(folder / "train.npz")]
+    words = ["finetune", str(model), "--data", str(folder / "train.npz"), "-o", str(out), "--force", "--json"]
+    words += [w.replace("{dense}", str(dense)) for w in options]
     began = sum(os.times()[2:4])
-    words += ["-o", str(out), "--force", "--json", *options]
     done = subprocess.run([sys.executable, "-m", "graphprune", *words], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"graphprune {shlex.join(words)}: {done.stderr.strip()[-500:]}")

@@ -128,7 +128,8 @@ def test_the_command_writes_prints_and_refuses(files: dict[str, Path], tmp_path:
         ((), "--teacher"), (("--labels", "y", "--alpha", "0.3"), "--alpha"), (("--teacher", "d"), "no such file"),
         (("--labels", "y", "--resume"), "--resume"),
         (("--labels", "y"), "no array 'y'"), (("--labels", "y", "--device", "toaster"), "toaster"),
-        (("--labels", "y", "--epochs", "0"), "epochs is 0"), (("--labels", "y", "--norms", "new"), "train or frozen"),
+        (("--labels", "y", "--epochs", "0"), "epochs is 0"), (("--teacher", "d", "--smoothing", "0.1"), "smoothing"),
+        (("--labels", "y", "--norms", "new"), "train or frozen"),
         (("--labels", "y", "-o", str(files["pruned"])), "the model itself"),
     ):  # fmt: skip
         failed = small.cli(*words, *more)

@@ -66,6 +66,9 @@ def test_labels_and_teacher_are_a_weighted_average() -> None:
     for alpha in (0.0, 0.3, 1.0):
         got = Distance({"y": "logits"}, t, alpha).of({"y": torch.as_tensor(mine)}, {"y": told}, labels)
         assert float(got) == pytest.approx(alpha * soft + (1 - alpha) * hard, rel=1e-4)
+    even = -log_softmax(mine).mean()
+    got = Distance({"y": "logits"}, t, 0.0, 0.2).of({"y": torch.as_tensor(mine)}, {"y": told}, labels)
+    assert float(got) == pytest.approx(0.8 * hard + 0.2 * even, rel=1e-4), "a fifth of each label is everybody's"
 
 
 def test_the_command_takes_both(files: dict[str, Path], tmp_path: Path) -> None:
