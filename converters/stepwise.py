@@ -9,11 +9,11 @@ from math import ceil, log
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from graphprune.analysis import analyse
 from graphprune.calibrate.choice import Calibration
+from graphprune.calibrate.labelled import open_labelled, unlabelled
 from graphprune.converters.finetune import Saving, finetune
 from graphprune.converters.tuning import Tuning
 from graphprune.errors import GraphPruneError, UsageError
@@ -28,6 +28,8 @@ from graphprune.rewrite import rearranged
 from graphprune.writing import put
 
 Progress = Callable[[str], None]
+_CALIBRATING = 512
+"""Samples: what `prune` takes at most if nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def prune_in_steps(
                             "asked": {k: v for k, v in asdict(asked).items() if k != "device"}})  # fmt: skip
     dense = load(model)
     now, records, plans = kept.begin(dense, resume)
-    given = _calibration(data, labels)
+    given = _calibration(dense, data, labels, asked.seed)
     for k in range(len(records), steps.count):
         progress(f"step {k + 1}/{steps.count}: pruning")
         smaller, found = kept.pruned()
@@ -120,12 +122,12 @@ def prune_in_steps(
     return Stepped(now, {**records[-1], "steps": records, "no_plan": why}, plan)
 
 
-def _calibration(data: Calibration, labels: str | None) -> dict[str, Any]:
+def _calibration(dense: ir.Model, data: Calibration, labels: str | None, seed: int) -> dict[str, Any]:
     """Return the options of `prune` that say what to calibrate with: the data to tune on, without labels."""
     given: Any = data.data
     if labels is not None:
-        with np.load(given, allow_pickle=False) as file:
-            given = {k: file[k] for k in file.files if k != labels}
+        samples = open_labelled(dense, data, labels, seed, batch=_CALIBRATING, limit=_CALIBRATING)
+        given = list(unlabelled(samples).open())
     elif isinstance(given, (str, Path)) and data.source == "out-of-distribution":
         given = f"ood:{given}"
     return {"calibration": given, "preset": data.preset, "tokenizer": data.tokenizer, "length": data.length}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,7 @@ from graphprune.converters.towards import Penalty
 from graphprune.converters.tuning import FROZEN, Tuning
 from graphprune.converters.tuning_data import Batches
 from graphprune.errors import UsageError
+from graphprune.writing import put
 
 __all__ = ["State", "Tuner", "Tuning"]
 
@@ -140,15 +140,11 @@ class Tuner:
         self.progress(f"epoch {state.epoch}: held-back loss {loss:.4f}")
 
     def _save(self, path: Path, state: State, optimizer: Any, schedule: Any) -> None:
-        beside = path.with_name(f".{path.name}.part")
-        torch.save(
-            {
-                "state": {**vars(state)}, "module": self.module.state_dict(), "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(), "asked": asdict(self.asked), "random": torch.get_rng_state(),
-            },
-            beside,
-        )  # fmt: skip
-        os.replace(beside, path)
+        everything = {
+            "state": {**vars(state)}, "module": self.module.state_dict(), "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(), "asked": asdict(self.asked), "random": torch.get_rng_state(),
+        }  # fmt: skip
+        put(path, lambda place: torch.save(everything, place))
 
     def _load(self, path: Path, optimizer: Any, schedule: Any) -> State:
         try:

@@ -184,7 +184,9 @@ def _agree(order: Order) -> None:
     cut = said.steps is not None or said.by is not None
     both = given["labels"] is not None and (files.teacher is not None or bool(said.targets))
     there = files.checkpoint is not None and (files.checkpoint.is_dir() if said.targets else files.checkpoint.is_file())
+    place = files.checkpoint.absolute().parent if files.checkpoint is not None else Path()
     wrong = {
+        f"--checkpoint {files.checkpoint}: there is no folder {place}": not place.is_dir(),
         "--alpha shares the loss between --teacher and --labels: give both": given["alpha"] is not None and not both,
         "--resume goes on from what --checkpoint names, which is not there": files.resume and not there,
         "--plan says which slots of --features to match: give --features PATTERN": files.plan and not given["features"],

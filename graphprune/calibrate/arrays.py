@@ -18,6 +18,9 @@ from graphprune.calibrate.wanted import Wanted, numpy_of
 from graphprune.errors import UsageError
 
 Array = npt.NDArray[Any]
+LABELS = "graphprune.labels"
+"""The name that labels have beside the inputs of a feed."""
+
 _BROKEN = (OSError, ValueError, EOFError, BadZipFile, NotImplementedError, RuntimeError)
 
 
@@ -110,13 +113,19 @@ def open_arrays(given: Mapping[str, Any], wanted: Wanted, source: Source) -> Sam
     return of_reader(range(cuts.count), read, source, assumed, wanted.axes)
 
 
-def open_npz(files: Sequence[Path], wanted: Wanted, source: Source) -> Samples:
-    """Return the samples in `.npz` files, one after the other; raises UsageError naming the file."""
+def open_npz(files: Sequence[Path], wanted: Wanted, source: Source, labels: str | None = None) -> Samples:
+    """Return the samples in `.npz` files, one after the other; raises UsageError naming the file.
+
+    `labels` is an array of one whole number per sample, which goes into every feed under the name LABELS.
+    """
     cuts: list[_Cuts] = []
     assumed: tuple[str, ...] = ()
     for path in files:
-        with _Opened(path) as arrays:
+        with _Opened(path) as everything:
+            arrays = _inputs(everything, labels)
             cuts.append(_cuts(arrays, wanted, str(path)))
+            if labels is not None:
+                _agree(everything, labels, cuts[-1].count, path)
             if not assumed:
                 first = cuts[-1].feed(arrays, 0)
                 assumed = wanted.said(first, wanted.fit(first, f"{path}, sample 0"))
@@ -127,13 +136,30 @@ def open_npz(files: Sequence[Path], wanted: Wanted, source: Source) -> Samples:
         item = next(todo, None)
         while item is not None:
             at = int(np.searchsorted(starts, item, side="right")) - 1
-            with _Opened(files[at]) as arrays:
+            with _Opened(files[at]) as everything:
+                arrays = _inputs(everything, labels)
                 while item is not None and item < starts[at + 1]:
                     i = int(item - starts[at])
-                    yield wanted.complete(cuts[at].feed(arrays, i), f"{files[at]}, sample {i}", item)
+                    feed = wanted.complete(cuts[at].feed(arrays, i), f"{files[at]}, sample {i}", item)
+                    told = {LABELS: everything[labels].rows(i, i + 1, 0).astype(np.int64)} if labels is not None else {}
+                    yield {**feed, **told}
                     item = next(todo, None)
 
-    return of_reader(range(int(starts[-1])), read, source, assumed, wanted.axes)
+    axes = wanted.axes if labels is None else {**wanted.axes, LABELS: 0}
+    return of_reader(range(int(starts[-1])), read, source, assumed, axes)
+
+
+def _inputs(arrays: Mapping[str, _Rows], labels: str | None) -> Mapping[str, _Rows]:
+    return {name: a for name, a in arrays.items() if name != labels}
+
+
+def _agree(arrays: Mapping[str, _Rows], labels: str, count: int, path: Path) -> None:
+    """Raise UsageError where labels are not one whole number per sample."""
+    if labels not in arrays:
+        raise UsageError(f"{path}: has no array {labels!r}; there are {', '.join(arrays)}")
+    told = arrays[labels]
+    if told.dtype.kind not in "iu" or told.shape != (count,):
+        raise UsageError(f"{path}: {labels!r} is {told.dtype}{list(told.shape)}: give one whole number per sample")
 
 
 class _Opened:

@@ -45,6 +45,7 @@ def open_data(
     source: Source = "in-distribution",
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     bounds: Mapping[str, int] | None = None,
+    labels: str | None = None,
 ) -> Samples:
     """Open calibration data for a model and say what was assumed.
 
@@ -55,14 +56,15 @@ def open_data(
     iterable of dicts or arrays. `preset` is for images, `tokenizer` and `length` for text, `length` for sound too;
     `batch` is the number of samples a feed of `open()` holds, 1 where None. At most `limit` samples are taken, evenly
     spaced where their number is known. `shapes` are sizes for axes that neither the model nor the data fixes, `bounds`
-    the number of rows of the tables that inputs index. Raises UsageError: one line on what is wrong, and where.
+    the number of rows of the tables that inputs index. `labels` is an array in `.npz` files that goes beside the
+    inputs, see `labelled.py`. Raises UsageError: one line on what is wrong, and where.
     """
     for name, number in (("limit", limit), ("batch", batch), ("length", length)):
         if number is not None and number < 1:
             raise UsageError(f"{name} of calibration data is {number}: give 1 or more")
     wanted = Wanted.of(model, shapes, bounds, seed)
     if isinstance(given, (str, os.PathLike)):
-        samples = _open_path(Path(given), wanted, source, _Options(preset, tokenizer, length, limit))
+        samples = _open_path(Path(given), wanted, source, _Options(preset, tokenizer, length, limit, labels))
     elif isinstance(given, Mapping):
         samples = open_arrays(given, wanted, source)
     elif isinstance(given, np.ndarray):
@@ -83,9 +85,10 @@ class _Options:
     """What is said about files."""
 
     def __init__(
-        self, preset: str | None, tokenizer: str | os.PathLike[str] | None, length: int | None, limit: int | None
-    ) -> None:
-        self.preset, self.length, self.limit = preset, length, limit
+        self, preset: str | None, tokenizer: str | os.PathLike[str] | None, length: int | None, limit: int | None,
+        labels: str | None,
+    ) -> None:  # fmt: skip
+        self.preset, self.length, self.limit, self.labels = preset, length, limit, labels
         self.tokenizer = None if tokenizer is None else Path(tokenizer)
 
 
@@ -96,10 +99,12 @@ def _open_path(path: Path, wanted: Wanted, source: Source, options: _Options) ->
     kind, files, ignored = _files(path) if path.is_dir() else (_kind(path), [path], "")
     if options.tokenizer is not None and kind not in ("text", ""):
         raise UsageError(f"{path}: a tokenizer is given, but this is no text: it holds {kind}")
+    if options.labels is not None and kind != "arrays":
+        raise UsageError(f"labels {options.labels!r} are an array in .npz files, which {path} is not")
     openers: dict[str, Callable[[], Samples]] = {
         "images": lambda: open_images(files, wanted, source, options.preset),
         "sounds": lambda: open_audio(files, wanted, source, options.length),
-        "arrays": lambda: open_npz(files, wanted, source),
+        "arrays": lambda: open_npz(files, wanted, source, options.labels),
         "text": lambda: open_text(files, wanted, source, options.tokenizer, options.length),
         "tables": lambda: open_table(files, wanted, source),
     }

@@ -17,6 +17,7 @@ import small  # noqa: E402
 
 from graphprune import PruningPlan, prune  # noqa: E402
 from graphprune.calibrate.choice import parse_calibration  # noqa: E402
+from graphprune.calibrate.labelled import LABELS  # noqa: E402
 from graphprune.calibrate.samples import Samples  # noqa: E402
 from graphprune.converters.augment import changing  # noqa: E402
 from graphprune.converters.features import Matched, similarities  # noqa: E402
@@ -178,6 +179,29 @@ def test_a_folder_larger_than_the_memory_is_streamed_and_shuffled(files: dict[st
     files_in = [len(set((rows // 512).astype(int).tolist())) for rows in seen]
     assert np.mean(files_in) > 1.5, "a batch has samples of several files"
     assert not np.array_equal(order, np.concatenate([a["y"] for _, a in batches.epoch(1)]))
+
+
+def test_labels_come_from_a_folder_as_from_one_file(files: dict[str, Path], tmp_path: Path) -> None:
+    with np.load(files["data"]) as file:
+        x, y = file["x"], file["labels"]
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for k in range(3):
+        np.savez(folder / f"{k}.npz", x=x[k::3], labels=y[k::3])
+    order = np.concatenate([np.arange(len(x))[k::3] for k in range(3)])
+    samples = open_tuning(load(files["pruned"]), parse_calibration(str(folder)), 32, "labels", 0)
+    for part in (samples, *samples.split(0.2, 0), samples.limited(10)):
+        for feed in part.batches(50):
+            rows = [np.flatnonzero((x == row).all((1, 2, 3)))[0] for row in feed["x"]]
+            np.testing.assert_array_equal(feed[LABELS], y[rows])
+    got = [feed[LABELS] for feed in samples.batches(32)]
+    np.testing.assert_array_equal(np.concatenate(got), y[order])
+    asked = Tuning(epochs=1, batch=32, labels=True, memory=2e-5)
+    done = finetune(files["pruned"], None, parse_calibration(str(folder)), asked, labels="labels")
+    assert done.record["samples"] == len(x)
+    np.savez(folder / "1.npz", x=x[1::3], labels=y[:5])
+    with pytest.raises(UsageError, match=r"1.npz: 'labels' is int64\[5\]: give one whole number per sample"):
+        open_tuning(load(files["pruned"]), parse_calibration(str(folder)), 32, "labels", 0)
 
 
 def test_samples_stay_in_memory_where_answers_do_not_fit() -> None:
