@@ -99,7 +99,7 @@ def kept_slots(dense: ir.Model, plan: PruningPlan, names: Sequence[str]) -> dict
     from graphprune.rewrite.apply import kept_index
 
     coupling = analyse(dense, Looking(observe=False).allowing(plan.allow_io)).coupling
-    chosen = plan.chosen(coupling)
+    chosen = plan.straight().chosen(coupling)
     return {n: kept_index(coupling, chosen, n) for n in names if n in coupling.graph.values}
 
 

@@ -103,7 +103,7 @@ def prune_in_steps(
         if smaller is None:
             before = records[0]["dense"] if records else {}
             part = steps.part(k, before, records[-1]["after"] if records else {})
-            options = {"layers": False, "time": False, "seed": asked.seed, **given, **steps.options}
+            options = {"layers": False, "time": False, "turn": False, "seed": asked.seed, **given, **steps.options}
             result = prune(now, target=part, progress=progress, **options)
             report = plain(dict(result.report))
             smaller, found = result.ir_model, {"dense": before or report["before"], "after": report["after"],

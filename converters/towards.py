@@ -71,7 +71,7 @@ class Penalty:
 def penalty_of(module: OnnxModule, dense: ir.Model, plan: PruningPlan, kind: str, strength: float) -> Penalty:
     """Return the penalty of a plan for the module of its dense model; raises PlanError where they do not fit."""
     coupling = analyse(dense, Looking(observe=False).allowing(plan.allow_io)).coupling
-    chosen = plan.chosen(coupling)
+    chosen = plan.straight().chosen(coupling)
     branches = (coupling.branches.named(name) for name in plan.bypass)
     whole = {w for b in branches if b is not None for w in coupling.branches.unread(b.nodes)}
     removed = {}

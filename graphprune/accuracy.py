@@ -23,6 +23,7 @@ from graphprune.costs import CostModel
 from graphprune.errors import GraphPruneError, SessionError, UsageError
 from graphprune.influence import influences
 from graphprune.options import Calibrating, Checking, Choosing
+from graphprune.order import Learned
 from graphprune.plan import PruningPlan
 from graphprune.reconstruct.curves import curves, exchanged, marginal, ranked
 from graphprune.reconstruct.obs import Curve
@@ -44,7 +45,7 @@ _TRIAL_WORK = {"low": 0.0, "medium": 1e12, "high": 2e13}
 
 def prepare(
     analysis: Analysis, choosing: Choosing, checking: Checking, asked: Calibrating, progress: Progress,
-    learned: Callable[[], tuple[Knowledge | None, str]] | None = None,
+    learned: Learned | None = None,
 ) -> tuple[Knowledge | None, Repairing | None]:
     """Calibrate if anything asks for it; return what is known, and what repairs a pruned model with that.
 
@@ -122,15 +123,17 @@ def samples_for(analysis: Analysis, asked: Calibrating) -> Samples:
     )
 
 
-def calibrate(analysis: Analysis, asked: Calibrating, progress: Progress) -> tuple[Knowledge | None, str]:
-    """Return what running the model on samples tells, or None and why there is nothing.
+def calibrate(
+    analysis: Analysis, asked: Calibrating, progress: Progress, opened: Samples | None = None
+) -> tuple[Knowledge | None, str]:
+    """Return what running the model on samples tells, or None and why there is nothing; they may be `opened` already.
 
     Where the caller gave data, what is wrong with it is raised; made-up inputs that do not work are only a remark.
     """
     if _off(asked):
         return None, ""
     try:
-        labelled = samples_for(analysis, asked)
+        labelled = samples_for(analysis, asked) if opened is None else opened
         samples = remembered(labelled if asked.labels is None else unlabelled(labelled))
         known = learn(
             analysis, samples, limit=int(min(asked.memory * 1e9, _MOST_BYTES)), seed=asked.seed, pool=asked.pool,

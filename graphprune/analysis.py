@@ -54,7 +54,10 @@ class Clock:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A model, solved: what `inspect` shows and everything else starts from."""
+    """A model, solved: what `inspect` shows and everything else starts from.
+
+    `turned` names the groups whose indices are directions of a basis that `turning` chose.
+    """
 
     original: ir.Model
     model: ir.Model
@@ -63,6 +66,7 @@ class Analysis:
     looking: Looking
     seconds: Mapping[str, float]
     source: Path | None = None
+    turned: tuple[str, ...] = ()
 
     @cached_property
     def dense(self) -> Costs:
@@ -74,7 +78,14 @@ class Analysis:
 
     def counting(self, costs: CostModel) -> Analysis:
         """Return the same with other costs; what has been run is not run again."""
-        out = replace(self, costs=costs)
+        return self._keeping(replace(self, costs=costs))
+
+    def turning(self, model: ir.Model, coupling: Coupling, names: tuple[str, ...]) -> Analysis:
+        """Return the same of a model that computes the same, and whose groups are the same."""
+        costs = CostModel(coupling, self.costs.pricings)
+        return self._keeping(replace(self, model=model, coupling=coupling, costs=costs, turned=names))
+
+    def _keeping(self, out: Analysis) -> Analysis:
         kept = {"reference", "calmest", "_feeds", "_bounds"} & self.__dict__.keys()
         out.__dict__.update({name: self.__dict__[name] for name in kept})
         return out

@@ -112,7 +112,7 @@ class Calibrating:
     as the model's size allows); sums of statistics take at most `memory` GB. `repair` is one of `Repair`; `effort`
     low, medium or high. The workers of `pool` share the samples, and the trials of single groups.
     `labels` is the key of labels beside the inputs, where `calibration` is an .npz: what criteria from
-    gradients hold answers against.
+    gradients hold answers against. `turn`: given data choose bases for the inner widths of attention.
     """
 
     calibration: Any = None
@@ -126,6 +126,7 @@ class Calibrating:
     seed: int = 0
     pool: Pool = field(default_factory=Pool)
     labels: str | None = None
+    turn: bool = True
 
     def __post_init__(self) -> None:
         for name, value, known in (("repair", self.repair, REPAIRS), ("effort", self.effort, EFFORTS)):

@@ -25,7 +25,7 @@ from graphprune.measure import interleaved
 from graphprune.metric import Evaluator, find_metric, judge
 from graphprune.options import Choosing
 from graphprune.output import check_folder, guard, workspace
-from graphprune.pipeline import Order, make_plan, run_plan
+from graphprune.pipeline import Order, begun, make_plan, run_plan
 from graphprune.plan import PruningPlan
 from graphprune.pricing import priced
 from graphprune.report.record import costs_record, model_record
@@ -106,7 +106,8 @@ def curve(analysis: Analysis, order: Order, along: Along, progress: Progress = s
     metric = find_metric(checking.evaluate)
     evaluator = Evaluator.of(analysis, metric, progress) if metric is not None else None
     effort = order.calibrating.effort
-    known, repairing = prepare(analysis, choosing, checking, order.calibrating, progress)
+    analysis, learned = begun(analysis, order, progress)
+    known, repairing = prepare(analysis, choosing, checking, order.calibrating, progress, learned)
     analysis = priced(analysis, choosing, effort, progress)
     wanted = [eased(choosing, (k + 1) / along.points) for k in range(along.points)]
     points, earlier = list[Point](), _earlier(along)

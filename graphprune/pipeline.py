@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from graphprune.metric import Evaluator, find_metric, telling_unrepaired
 from graphprune.model import EMBED_LIMIT, ModelLike, has_external_data, publish, tensor_bytes, write_into
 from graphprune.onset import telling_onset
 from graphprune.options import Calibrating, Checking, Choosing, Looking, spelled
+from graphprune.order import Order
 from graphprune.output import MARK, guard_data, workspace
 from graphprune.plan import PruningPlan
 from graphprune.pricing import align_of, budget_of, priced, remarked
@@ -37,6 +38,7 @@ from graphprune.score import score
 from graphprune.searching import faster, less_lost, searched
 from graphprune.sourced import onnx_of
 from graphprune.transform.cleanup import tidy
+from graphprune.turning import begun
 from graphprune.validate import Verdict
 from graphprune.validated import validated
 
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MARK", "Analysis", "Calibrating", "Checking", "Choosing", "Looking", "Order", "Progress", "Result", "analyse",
-    "carry_out", "make_plan", "prepare", "prune", "run_plan", "runnable",
+    "begun", "carry_out", "make_plan", "prepare", "prune", "run_plan", "runnable",
 ]
 
 
@@ -111,7 +113,7 @@ def decider(
 def named(plan: PruningPlan, analysis: Analysis) -> PruningPlan:
     """Write into a plan which model it is for, and which inputs and outputs may change."""
     plan = plan.named(analysis.source.name if analysis.source else analysis.original.graph.name or "")
-    return plan.allowing(analysis.looking.allow_io)
+    return plan.allowing(analysis.looking.allow_io).turning(analysis.turned)
 
 
 def run_plan(
@@ -248,27 +250,13 @@ def prune(
     return result
 
 
-@dataclass(frozen=True)
-class Order:
-    """What is to be done: by what a plan is made, or the plan; how the result is checked and repaired.
-
-    `learned`: see `prepare`; `onset`: where outputs are damaged, look for the most that could go without.
-    """
-
-    choosing: Choosing
-    checking: Checking
-    calibrating: Calibrating
-    plan: PruningPlan | None = None
-    learned: Callable[[], tuple[Knowledge | None, str]] | None = None
-    onset: bool = True
-
-
 def carry_out(analysis: Analysis, order: Order, output: Path | None = None, progress: Progress = silent) -> Result:
     """Calibrate, plan, rewrite, repair, check, time and write, as ordered; raises a GraphPruneError."""
     checking, choosing, asked = order.checking, order.choosing, order.calibrating
     metric = find_metric(checking.evaluate)
     evaluator = Evaluator.of(analysis, metric, progress) if metric is not None else None
-    known, repairing = prepare(analysis, choosing, checking, asked, progress, order.learned)
+    analysis, learned = begun(analysis, order, progress)
+    known, repairing = prepare(analysis, choosing, checking, asked, progress, learned)
     plan = order.plan
     if plan is None:
         analysis = priced(analysis, choosing, asked.effort, progress)

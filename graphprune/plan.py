@@ -59,15 +59,34 @@ class PruningPlan:
         """Return the plan with the patterns that it needs to be replayed."""
         return replace(self, meta={**self.meta, "allow_io": list(patterns)}) if patterns else self
 
+    @property
+    def turned(self) -> tuple[str, ...]:
+        """Names of groups whose indices are directions of a basis chosen by data (`turning`), not those of the file."""
+        names = self.meta.get("turned", [])
+        if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
+            raise PlanError(f"the plan's turned is {names!r}: it must be a list of groups")
+        return tuple(names)
+
+    def turning(self, names: Sequence[str]) -> PruningPlan:
+        """Return the plan with the names of groups that are turned."""
+        return replace(self, meta={**self.meta, "turned": list(names)}) if names else self
+
+    def straight(self) -> PruningPlan:
+        """Return the plan, for use on weights and values of the dense file; raises PlanError where heads are turned."""
+        if set(self.turned) & self.keep.keys():
+            raise PlanError(f"the plan is for heads that are turned ({self.turned[0]!r}): plan with turn=False")
+        return self
+
     def then(self, later: PruningPlan) -> PruningPlan:
         """Return the plan that does both at once, `later` being made for the model that this one leaves.
 
         >>> PruningPlan({}, {"a": (1, 2, 5)}, {"a": 6}).then(PruningPlan({}, {"a": (0, 2)}, {"a": 3})).keep
         {'a': (1, 5)}
 
-        Raises PlanError where a group of `later` is not as large as this plan leaves it.
+        Raises PlanError where a group of `later` is not as large as this plan leaves it, or is turned.
         """
         keep, sizes = dict(self.keep), dict(self.sizes)
+        later.straight()
         for name, kept in later.keep.items():
             if name in keep and later.sizes[name] != len(keep[name]):
                 raise PlanError(f"the group {name!r} has size {later.sizes[name]} where {len(keep[name])} are left")

@@ -60,6 +60,13 @@ def encoded(texts: list[str], tokenizer: Tokenizer, names: list[str]) -> dict[st
     return {name: np.array([getattr(e, parts[name]) for e in found], np.int64) for name in names}
 
 
+def batches(texts: list[str], tokenizer: Tokenizer, names: list[str]) -> list[dict[str, Array]]:
+    """Return inputs for 16 sentences each, of nearly one length, so that little is padding; in mixed order."""
+    ranked = sorted(texts, key=lambda t: len(tokenizer.encode(t).ids))
+    found = [encoded(ranked[k : k + 16], tokenizer, names) for k in range(0, len(ranked), 16)]
+    return [found[k] for k in np.random.default_rng(0).permutation(len(found))]
+
+
 def embeddings(model: bytes, feeds: dict[str, Array]) -> Array:
     """Return the mean of the token embeddings of each sentence."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -97,7 +104,7 @@ def main() -> None:
     args = parser.parse_args()
     dense, tokenizer = onnx.load(args.model), Tokenizer.from_file(str(args.tokenizer))
     names = [i.name for i in dense.graph.input]
-    calibration = encoded(sentences(args.calibration, args.sentences), tokenizer, names)
+    calibration = batches(sentences(args.calibration, args.sentences), tokenizer, names)
     keep = 1 - args.remove * encoder_share(dense)
     result = graphprune.prune(
         args.model, target={"params": keep}, calibration=calibration, effort=args.effort, time=False,

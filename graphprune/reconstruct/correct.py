@@ -1,5 +1,7 @@
 """Corrections: a layer is fitted to the dense model's outputs with the inputs that the model as repaired gives it.
 
+Where a layer's outputs are added to what goes past it, it is the sum that is fitted (`beside.py`), and never matched.
+
 Matched: outputs then get back half of the deviation that fitting took from them, channel by channel. A least-squares
 fit explains part of a variance and drops the rest; what follows (a rectifier, most of all) was trained for all of it.
 Where BatchNormalization is a node behind the layer, that is what recomputing its statistics does (He et al., 2017, and
@@ -20,9 +22,10 @@ from graphprune.calibrate.contents import rule_of
 from graphprune.groups import Coupling
 from graphprune.model import all_nodes, constant_of
 from graphprune.ops import FLOORS
+from graphprune.reconstruct.beside import beside
 from graphprune.reconstruct.confirm import confirmed
 from graphprune.reconstruct.layers import Layer, Matrix, bias_of, plain_attributes, write
-from graphprune.reconstruct.paired import Pair, Pairs, SideBySide
+from graphprune.reconstruct.paired import Aim, Pair, Pairs, SideBySide
 from graphprune.reconstruct.ridge import Moments, Refit
 
 Refits: TypeAlias = Sequence[Refit]
@@ -50,8 +53,9 @@ class Corrector:
             for w in (originals(each, self.coupling)[p.block][np.ix_(p.columns, p.outputs)] for p in each.parts)
         ]
         before = before or plain
-        pairs = self.both.pairs(each)
-        now: Refits = self._fit(each, plain, pairs, -shift_of(before), matched=self.matched)
+        past = self._past(each)
+        pairs = self.both.pairs(each, Aim(past=past))
+        now: Refits = self._fit(each, plain, pairs, -shift_of(before), matched=self.matched and past is None)
         if all(r.lam is None for r in now):
             return None
         written(self.both.pruned, each, now, before)
@@ -75,11 +79,18 @@ class Corrector:
         reconstruction of Zhang et al., Accelerating very deep convolutional networks (TPAMI 2016), with the outputs
         of the last fit in place of its auxiliary variables.
         """
-        pairs = self.both.pairs(each, (str(self._node(each).outputs[0].name), floor))
+        pairs = self.both.pairs(each, Aim(floor=(str(self._node(each).outputs[0].name), floor)))
         more = self._fit(each, now, pairs, np.zeros(sum(len(r.bias) for r in now)), matched=False)
         found = [replace(m, bias=r.bias + m.bias, lam=m.lam or r.lam) for r, m in zip(now, more, strict=True)]
         written(self.both.pruned, each, found, now)
         return found
+
+    def _past(self, each: Layer) -> tuple[str, str] | None:
+        """Return what is added to a layer's outputs, as it is named in the dense model and in the pruned one."""
+        found = beside(self.coupling, each.consumer.output)
+        node = all_nodes(self.both.pruned).get(found.join) if found is not None else None
+        value = node.inputs[found.other] if node is not None and found is not None else None
+        return (found.value, str(value.name)) if found is not None and value is not None else None
 
     def _node(self, each: Layer) -> ir.Node:
         return all_nodes(self.both.pruned)[each.node]

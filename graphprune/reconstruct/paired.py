@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import onnx_ir as ir
 from graphprune.calibrate.knowledge import Knowledge
 from graphprune.calibrate.padding import real_rows, real_tokens
 from graphprune.calibrate.samples import Feed
-from graphprune.calibrate.statistics import Watched, held_back, sampler_of
+from graphprune.calibrate.statistics import Sampler, Watched, held_back, sampler_of
 from graphprune.calibrate.waiting import Rows, Waiting, enough_for
 from graphprune.reconstruct.layers import Layer
 
@@ -70,6 +70,29 @@ Pairs: TypeAlias = "tuple[Sequence[Pair], Sequence[Pair] | None]"
 
 
 @dataclass(frozen=True)
+class Aim:
+    """What is wanted of a layer beside its dense outputs; values are named as in the pruned model, or in both.
+
+    `floor`: the layer's output, and a number below which all outputs are as good as each other; where both models' are
+    below, that of the pruned model is right as it is. `past`: what is added to the outputs, in the dense model and in
+    the pruned one: what the latter lacks is wanted, too.
+    """
+
+    floor: tuple[str, float] | None = None
+    past: tuple[str, str] | None = None
+
+    @property
+    def before(self) -> tuple[str, ...]:
+        """What is to be known of the dense model."""
+        return self.past[:1] if self.past is not None else ()
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """What is to be known of the pruned model."""
+        return (*([self.floor[0]] if self.floor is not None else []), *(self.past[1:] if self.past is not None else ()))
+
+
+@dataclass(frozen=True)
 class SideBySide:
     """A dense model, the one pruned from it, and `arrange`, which gives inputs of the one as the other takes them."""
 
@@ -79,31 +102,49 @@ class SideBySide:
     arrange: Arrange
     threads: int = 0
 
-    def pairs(self, layer: Layer, floor: tuple[str, float] | None = None) -> Pairs:
+    def pairs(self, layer: Layer, aim: Aim = Aim()) -> Pairs:
         """Run both models on all samples, and return for each block of a layer sums to fit with and those held back.
 
-        `floor` has the name of the layer's output in the pruned model, and a number below which all outputs are as
-        good as each other: where both models' are below, that of the pruned model is right as it is. Where no sample
-        is held back: None.
+        Where no sample is held back: None.
         """
-        before = Watched(self.dense, [layer.consumer.output], self.threads)
-        after = Watched(self.pruned, [layer.consumer.data, *([floor[0]] if floor else [])], self.threads)
+        before = Watched(self.dense, [layer.consumer.output, *aim.before], self.threads)
+        after = Watched(self.pruned, [layer.consumer.data, *aim.after], self.threads)
         fit, held = ([Pair(len(p.columns), len(p.outputs)) for p in layer.parts] for _ in range(2))
-        samples, answers, answers_now = self.known.samples, layer.consumer.design.answers, layer.design.answers
-        assert answers is not None and answers_now is not None
+        samples = self.known.samples
         is_held = held_back(samples, self.known.batch)
         for number, feed in enumerate(samples.batches(self.known.batch)):
-            were, now = before(feed)[layer.consumer.output], after(self.arrange(feed))
+            were, now = before(feed), after(self.arrange(feed))
             are = now[layer.consumer.data]
             sampler = sampler_of(layer.consumer, samples, self.known.seed, number)
             x = layer.design.rows(np.asarray(are, np.float32), sampler)
-            y = answers(np.asarray(were, np.float32), sampler)
-            given = answers_now(np.asarray(now[floor[0]], np.float32), sampler) if floor else None
+            wanted = _wanted(layer, aim, (were, now), sampler)
             there = real_rows(are, real_tokens(feed), layer.design.key, sampler)
             rows = slice(None) if there is None else there
-            for g, (part, pair) in enumerate(zip(layer.parts, held if is_held(number) else fit, strict=True)):
-                wanted = y[part.block][:, part.outputs]
-                if floor and given is not None:
-                    wanted = np.where((wanted <= floor[1]) & (given[g] <= floor[1]), given[g], wanted)
-                pair.add(x[g][rows], wanted[rows])
+            for g, pair in enumerate(held if is_held(number) else fit):
+                pair.add(x[g][rows], wanted[g][rows])
         return fit, held if any(pair.rows for pair in held) else None
+
+
+Values: TypeAlias = Mapping[str, npt.NDArray[Any]]
+
+
+def _wanted(layer: Layer, aim: Aim, values: tuple[Values, Values], sampler: Sampler) -> list[npt.NDArray[np.float32]]:
+    """Return what each block of a pruned layer is to put out, from inner values of the dense and the pruned model."""
+    were, are = values
+    answers, answers_now = layer.consumer.design.answers, layer.design.answers
+    assert answers is not None and answers_now is not None
+
+    def dense(name: str) -> list[npt.NDArray[np.float32]]:
+        found = answers(np.asarray(were[name], np.float32), sampler)
+        return [found[p.block][:, p.outputs] for p in layer.parts]
+
+    def now(name: str) -> npt.NDArray[np.float32]:
+        return answers_now(np.asarray(are[name], np.float32), sampler)
+
+    wanted = dense(layer.consumer.output)
+    if aim.past is not None:
+        wanted = [y + a - b for y, a, b in zip(wanted, dense(aim.past[0]), now(aim.past[1]), strict=True)]
+    if aim.floor is not None:
+        name, floor = aim.floor
+        wanted = [np.where((y <= floor) & (g <= floor), g, y) for y, g in zip(wanted, now(name), strict=True)]
+    return wanted
