@@ -195,7 +195,7 @@ def plan(
         scheduler, labels,
     )
     from graphprune.output import guard_plan
-    from graphprune.pipeline import Checking, Order, analyse, begun, make_plan, prepare
+    from graphprune.pipeline import Checking, Order, analyse, begun, make_plan
     from graphprune.report import text
     from graphprune.report.record import Findings, prune_record
 
@@ -206,8 +206,7 @@ def plan(
         analysis = analyse(model, looking, progress)
         if wanted is not None:
             return show_curve(talk, analysis, Order(choosing, Checking(seconds=seconds), asked), wanted, progress)
-        analysis, learned = begun(analysis, Order(choosing, Checking(), asked), progress)
-        known, _ = prepare(analysis, choosing, Checking(), asked, progress, learned)
+        analysis, known, _ = begun(analysis, Order(choosing, Checking(), asked), progress)
         decided = make_plan(analysis, choosing, progress, known, effort)
         after = analysis.costs(decided.sizes_of(analysis.coupling))
     if output is not None:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from graphprune.accuracy import prepare
 from graphprune.analysis import Analysis, Progress, silent
 from graphprune.errors import NothingPrunable, PlanError, UsageError
 from graphprune.execute import runnable
@@ -106,8 +105,7 @@ def curve(analysis: Analysis, order: Order, along: Along, progress: Progress = s
     metric = find_metric(checking.evaluate)
     evaluator = Evaluator.of(analysis, metric, progress) if metric is not None else None
     effort = order.calibrating.effort
-    analysis, learned = begun(analysis, order, progress)
-    known, repairing = prepare(analysis, choosing, checking, order.calibrating, progress, learned)
+    analysis, known, repairing = begun(analysis, replace(order, choosing=choosing, checking=checking), progress)
     analysis = priced(analysis, choosing, effort, progress)
     wanted = [eased(choosing, (k + 1) / along.points) for k in range(along.points)]
     points, earlier = list[Point](), _earlier(along)

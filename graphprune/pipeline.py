@@ -255,8 +255,7 @@ def carry_out(analysis: Analysis, order: Order, output: Path | None = None, prog
     checking, choosing, asked = order.checking, order.choosing, order.calibrating
     metric = find_metric(checking.evaluate)
     evaluator = Evaluator.of(analysis, metric, progress) if metric is not None else None
-    analysis, learned = begun(analysis, order, progress)
-    known, repairing = prepare(analysis, choosing, checking, asked, progress, learned)
+    analysis, known, repairing = begun(analysis, order, progress)
     plan = order.plan
     if plan is None:
         analysis = priced(analysis, choosing, asked.effort, progress)

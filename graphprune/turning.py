@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from graphprune.accuracy import calibrate, samples_for
+from graphprune.accuracy import calibrate, prepare, samples_for
 from graphprune.analysis import Analysis, Progress
-from graphprune.calibrate.knowledge import batch_of, threads_of
+from graphprune.calibrate.knowledge import Knowledge, batch_of, threads_of
 from graphprune.calibrate.remembered import remembered
 from graphprune.calibrate.samples import Samples
 from graphprune.calibrate.statistics import Gram, gather
@@ -19,7 +20,8 @@ from graphprune.consumers import Consumer, consumers
 from graphprune.errors import PlanError, SessionError
 from graphprune.execute import relative_error
 from graphprune.followers import followers
-from graphprune.order import Learned, Order
+from graphprune.order import Order
+from graphprune.repair import Repairing
 from graphprune.runtime import run
 from graphprune.transform.turned import Moment, Pair, Side, pairs, turned
 
@@ -53,25 +55,28 @@ def turning(
 
 def begun(
     analysis: Analysis, order: Order, progress: Progress = lambda text: None
-) -> tuple[Analysis, Learned | None]:
-    """Return the analysis to plan and repair with, and what `prepare` is told of its calibration.
+) -> tuple[Analysis, Knowledge | None, Repairing | None]:
+    """Return the analysis to plan and repair with, what calibration tells (None: nothing), and what repairs.
 
-    Heads are turned where the caller's data decide what goes and repair it, and where a plan says so.
+    Heads are turned where the caller's data decide what goes, and where a plan says so.
 
     >>> begun(analysis, Order(Choosing(), Checking(), Calibrating("texts.npz")))[0].turned  # doctest: +SKIP
     ('query.weight:1.1', 'value.weight:1.1')
+
+    Raises UsageError for data that do not fit, PlanError where a plan is for heads that cannot be turned.
     """
-    asked, plan = order.calibrating, order.plan
+    asked, plan, learned = order.calibrating, order.plan, order.learned
     names = plan.turned if plan is not None else ()
     given = asked.given and order.checking.run
     wanted = bool(names) if plan is not None else given and asked.turn and order.choosing.settled(True)[0] == "obs"
-    if not wanted or order.learned is not None or not pairs(analysis.coupling):
-        return analysis, order.learned
-    samples = remembered(samples_for(analysis, asked)) if given else None
-    analysis = turning(analysis, samples, progress, names)
+    if wanted and learned is None and pairs(analysis.coupling):
+        samples = remembered(samples_for(analysis, asked)) if given else None
+        analysis = turning(analysis, samples, progress, names)
+        if samples is not None:
+            learned = partial(calibrate, analysis, asked, progress, samples)
     if set(names) - set(analysis.turned):
-        raise PlanError(f"the plan is for heads that are turned, and {names[0]!r} cannot be in this model")
-    return analysis, (lambda: calibrate(analysis, asked, progress, samples)) if samples is not None else None
+        raise PlanError(f"the plan is for heads that are turned, and those of {names[0]!r} cannot be in this model")
+    return analysis, *prepare(analysis, order.choosing, order.checking, asked, progress, learned)
 
 
 def _unknown(side: Side) -> Matrix | None:
