@@ -127,6 +127,7 @@ def test_the_command_writes_prints_and_refuses(files: dict[str, Path], tmp_path:
     for more, said in (
         ((), "--teacher"), (("--labels", "y", "--alpha", "0.3"), "--alpha"), (("--teacher", "d"), "no such file"),
         (("--labels", "y", "--resume"), "--resume"),
+        (("--labels", "y", "--checkpoint", str(tmp_path / "no" / "state")), "there is no folder"),
         (("--labels", "y"), "no array 'y'"), (("--labels", "y", "--device", "toaster"), "toaster"),
         (("--labels", "y", "--epochs", "0"), "epochs is 0"), (("--teacher", "d", "--smoothing", "0.1"), "smoothing"),
         (("--labels", "y", "--norms", "new"), "train or frozen"),
