@@ -102,7 +102,7 @@ def main() -> None:
         graphprune("prune", MODEL, "--target", asked.target, "--calibration", folder / "few.npz", "-o", pruned,
                    "--no-time", "--effort", asked.effort, "--threads", 1)
         graphprune("finetune", pruned, "--teacher", MODEL, "--data", folder / "train.npz", "-o", tuned,
-                   "--epochs", asked.epochs, "--batch", 128, "--lr", 2e-3, "--threads", 1)
+                   "--epochs", asked.epochs, "--batch", 128, "--threads", 1)
         copy = folder / "dense.onnx"
         copy.write_bytes(MODEL.read_bytes())
         models = [copy, quantised(copy, few)[1], pruned, tuned, *quantised(tuned, few)]
