@@ -1,8 +1,8 @@
 """What goes past a layer and is added to its outputs: a correction of the layer makes up for errors in that, too.
 
 Source: He et al., Channel pruning for accelerating very deep neural networks (ICCV 2017), where branches join: the last
-layer of a residual branch is fitted to Y1 - Y1' + Y2, with Y2 its own outputs, Y1 the shortcut's, and Y1' the shortcut's
-in the pruned network.
+layer of a residual branch is fitted to Y1 - Y1' + Y2, with Y2 its own outputs, Y1 the shortcut's, and Y1' that of the
+shortcut in the pruned network.
 """
 
 from __future__ import annotations
