@@ -7,7 +7,7 @@ as the identity: scale and shift are what the convolution's own output has for d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -83,11 +83,11 @@ def folded(module: OnnxModule) -> list[Folded]:
     is not the model's. A model with any normalisation of its own (transformers, ConvNeXt) had no others.
     """
     nodes = module.program.nodes
-    if any(NORMS.get(n.domain, n.type, n.version) for n in _all(module.program)):
+    if any(NORMS.get(n.domain, n.type, n.version) for n in module.program.all_nodes()):
         return []
     keys = {name: key.partition(".")[2] for key, name in module.onnx_names.items() if key.startswith("weights.")}
     read: dict[str, int] = {}
-    for name in (name for node in _all(module.program) for name in node.inputs if name):
+    for name in (name for node in module.program.all_nodes() for name in node.inputs if name):
         read[name] = read.get(name, 0) + 1
     found = []
     for node in nodes:
@@ -200,12 +200,3 @@ def _with(program: Program, rules: Mapping[str | None, TorchRule]) -> Program:
 
 def _along(vector: Tensor, weight: Tensor, axis: int) -> Tensor:
     return vector.reshape([-1 if k == axis else 1 for k in range(weight.dim())])
-
-
-def _all(program: Program) -> Iterator[Node]:
-    """Yield all nodes, those of bodies included."""
-    for node in program.nodes:
-        yield node
-        for attribute in node.attributes.values():
-            if isinstance(attribute, Program):
-                yield from _all(attribute)

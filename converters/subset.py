@@ -57,11 +57,5 @@ def _fits(word: str, name: str, in_norm: bool, vector: bool) -> bool:
 
 
 def _read_by_norms(program: Program) -> set[str]:
-    found: set[str] = set()
-    for node in program.nodes:
-        if NORMS.get(node.domain, node.type, node.version):
-            found |= {n for n in node.inputs[1:] if n}
-        for attribute in node.attributes.values():
-            if isinstance(attribute, Program):
-                found |= _read_by_norms(attribute)
-    return found
+    norms = (node for node in program.all_nodes() if NORMS.get(node.domain, node.type, node.version))
+    return {n for node in norms for n in node.inputs[1:] if n}

@@ -9,13 +9,13 @@ repair fits what is gone from what is left. A matrix that lost nothing is taken 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from graphprune.axes import Axis, Dim, Role, leaves
+from graphprune.axes import Dim, Role
 from graphprune.groups import Coupling, couple, covered_elements
 from graphprune.model import add_constant, all_nodes, all_values, values_of
 from graphprune.ops import MATMUL, TRANSPOSE
@@ -86,13 +86,9 @@ def _places(model: ir.Model, free: Coupling) -> dict[Dim, list[_Place]]:
         for value in values:
             operand = free.graph.values.get(value.name or "")
             for k, axis in enumerate(operand.axes if operand is not None else ()):
-                for dim in _dims(free, axis):
+                for dim in free.free(axis):
                     out.setdefault(dim, []).append(_Place(side, value.name or "", k, axis.size))
     return out
-
-
-def _dims(coupling: Coupling, axis: Axis) -> Iterator[Dim]:
-    return (d for d in dict.fromkeys(leaves(coupling.expand(axis))) if d in coupling.dims)
 
 
 def _gain(free: Coupling, held: set[Dim], dim: Dim) -> int:
@@ -107,19 +103,23 @@ def _possible(model: ir.Model, free: Coupling, place: _Place) -> bool:
     Numbers must be of a type that can be multiplied. An input that grows (a cache: two sizes are open, its length and
     the batch) would be multiplied whole in every run.
     """
+    value = _outside(model, place)
     if place.side == BEFORE:
-        value = next(v for v in model.graph.inputs if v.name == place.name)
         fits = not value.is_graph_output() and sum(free.graph.values[place.name].dynamic) < 2
     else:
-        value = next(v for v in model.graph.outputs if v.name == place.name)
         fits = value.producer() is not None and sum(v is value for v in model.graph.outputs) == 1
     return fits and value.dtype in _TYPES and value.shape is not None
 
 
+def _outside(model: ir.Model, place: _Place) -> ir.Value:
+    """Return the input or output of a place."""
+    values = model.graph.inputs if place.side == BEFORE else model.graph.outputs
+    return next(v for v in values if v.name == place.name)
+
+
 def _insert(model: ir.Model, place: _Place) -> Adapter:
     """Put the unit matrix between an input or output and the inside of a model, in place."""
-    graph, before = model.graph, place.side == BEFORE
-    outside = next(v for v in (graph.inputs if before else graph.outputs) if v.name == place.name)
+    graph, before, outside = model.graph, place.side == BEFORE, _outside(model, place)
     taken = {v.name for g in model.graphs() for v in values_of(g)} | set(all_nodes(model))
     base = f"{place.name}/adapter"
     while any(str(name).startswith(base) for name in taken):

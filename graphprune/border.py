@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from graphprune.adapters import WORTH
-from graphprune.axes import leaves
 from graphprune.groups import Coupling, couple
 from graphprune.trace import trace
 
@@ -40,7 +39,7 @@ def border(model: ir.Model, coupling: Coupling) -> Border:
     held = {p.name for p in coupling.graph.ports}
     names = []
     for port in free.graph.ports:
-        dims = {d for a in free.graph.values[port.name].axes for d in leaves(free.expand(a)) if d in free.dims}
+        dims = {d for a in free.graph.values[port.name].axes for d in free.free(a)}
         if port.name not in held and sum(free.dims[d].parameters for d in dims) >= WORTH * total:
             names.append(port.name)
     return Border(free.coverage, tuple(names), inside)

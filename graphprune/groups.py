@@ -80,6 +80,10 @@ class Coupling:
     def dims(self) -> dict[Dim, ChannelGroup]:
         return {g.dim: g for g in self.groups}
 
+    def free(self, axis: Axis) -> tuple[Dim, ...]:
+        """Return the dims of an axis that are groups, each once."""
+        return tuple(d for d in dict.fromkeys(leaves(self.expand(axis))) if d in self.dims)
+
     @cached_property
     def branches(self) -> Branches:
         """The branches that may be bypassed, and those that may not."""

@@ -50,26 +50,29 @@ class PruningPlan:
     @property
     def allow_io(self) -> tuple[str, ...]:
         """Patterns of the inputs and outputs whose sizes may change; raises PlanError where that is no such list."""
-        patterns = self.meta.get("allow_io", [])
-        if not isinstance(patterns, (list, tuple)) or not all(isinstance(p, str) for p in patterns):
-            raise PlanError(f"the plan's allow_io is {patterns!r}: it must be a list of patterns")
-        return tuple(patterns)
+        return self._texts("allow_io", "patterns")
 
     def allowing(self, patterns: Sequence[str]) -> PruningPlan:
         """Return the plan with the patterns that it needs to be replayed."""
-        return replace(self, meta={**self.meta, "allow_io": list(patterns)}) if patterns else self
+        return self._noting("allow_io", patterns)
 
     @property
     def turned(self) -> tuple[str, ...]:
         """Names of groups whose indices are directions of a basis chosen by data (`turning`), not those of the file."""
-        names = self.meta.get("turned", [])
-        if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
-            raise PlanError(f"the plan's turned is {names!r}: it must be a list of groups")
-        return tuple(names)
+        return self._texts("turned", "groups")
 
     def turning(self, names: Sequence[str]) -> PruningPlan:
         """Return the plan with the names of groups that are turned."""
-        return replace(self, meta={**self.meta, "turned": list(names)}) if names else self
+        return self._noting("turned", names)
+
+    def _texts(self, key: str, what: str) -> tuple[str, ...]:
+        found = self.meta.get(key, [])
+        if not isinstance(found, (list, tuple)) or not all(isinstance(text, str) for text in found):
+            raise PlanError(f"the plan's {key} is {found!r}: it must be a list of {what}")
+        return tuple(found)
+
+    def _noting(self, key: str, texts: Sequence[str]) -> PruningPlan:
+        return replace(self, meta={**self.meta, key: list(texts)}) if texts else self
 
     def straight(self) -> PruningPlan:
         """Return the plan, for use on weights and values of the dense file; raises PlanError where heads are turned."""

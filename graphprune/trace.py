@@ -18,7 +18,7 @@ import onnx_ir as ir
 from graphprune import pointing, stored
 from graphprune.axes import Axis, Dim, Equation, Follow, Origin, Pin, Same, Use, fresh, leaves
 from graphprune.axes.equations import Free, Least, Letter, Spoken
-from graphprune.model import constant_of, constants, values_of
+from graphprune.model import constant_of, constants
 from graphprune.ops import AXES, BODIES, Op, Operand
 from graphprune.ops.registry import Body
 from graphprune.ops.shapes import is_filled
@@ -93,9 +93,7 @@ class _Tracer:
         outputs = [self.operand(v) for v in self.model.graph.outputs]
         self.ports = ports([o.name for o in inputs], [o.name for o in outputs], allow_io)
         self.equations.extend(border(inputs, outputs, self.ports))
-        matrices = {a.matrix for a in adapters}
-        values = {v.name: v for v in values_of(self.model.graph) if v.name in matrices}
-        self.equations.extend(carried(adapters, lambda name: self.operand(values[name])))
+        self.equations.extend(carried(adapters, self.named))
 
     def pin(self, operand: Operand, reason: str, origin: str) -> None:
         for axis in (*operand.axes, *pointing.axes([operand])):
@@ -126,7 +124,9 @@ class _Tracer:
 
     def operand(self, value: ir.Value) -> Operand:
         """Return the one Operand of a value, made when first asked for."""
-        name = value.name or ""
+        return self.named(value.name or "")
+
+    def named(self, name: str) -> Operand:
         got = self.values.get(name)
         if got is None:
             got = self.values[name] = self._make(name)

@@ -93,6 +93,19 @@ def array_of(proto: onnx.ModelProto, name: str) -> Any:
     return numpy_helper.to_array(next(w for w in proto.graph.initializer if w.name == name))
 
 
+def scaled(factor: float) -> onnx.ModelProto:
+    """Return `cnn` with all weights a little off."""
+    return cnn(weights=[tensor(w.name, numpy_helper.to_array(w) * factor) for w in weights()])
+
+
+def to_tune(folder: Path, x: Any) -> dict[str, Path]:
+    """Write a network, one whose weights are a little off, and samples: `dense`, `off`, `data`."""
+    onnx.save(cnn(), folder / "dense.onnx")
+    onnx.save(scaled(0.8), folder / "off.onnx")
+    np.savez(folder / "data.npz", x=x)
+    return {p.stem: p for p in folder.iterdir()}
+
+
 def shapes_of(proto: onnx.ModelProto) -> dict[str, list[int]]:
     return {w.name: list(w.dims) for w in proto.graph.initializer}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -28,6 +28,14 @@ class Program:
     outputs: tuple[str, ...]
     nodes: tuple[Node, ...]
     free: tuple[tuple[str, ...], ...]
+
+    def all_nodes(self) -> Iterator[Node]:
+        """Yield all nodes, those of bodies included."""
+        for node in self.nodes:
+            yield node
+            for attribute in node.attributes.values():
+                if isinstance(attribute, Program):
+                    yield from attribute.all_nodes()
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def open_record(coupling: Coupling) -> list[dict[str, Any]]:
         pinned: dict[str, str] = {}
         for k, axis in enumerate(coupling.graph.values[port.name].axes):
             dims = list(dict.fromkeys(leaves(coupling.expand(axis))))
-            names = [coupling.dims[d].name for d in dims if d in coupling.dims]
+            names = [coupling.dims[d].name for d in coupling.free(axis)]
             if names:
                 groups[str(k)] = names
             elif dims:
@@ -73,7 +73,7 @@ def adapters_record(coupling: Coupling, sizes: Mapping[Dim, int]) -> list[dict[s
     out = []
     for adapter in coupling.graph.adapters:
         axis = coupling.expand(coupling.graph.constants[adapter.matrix].axes[adapter.inner])
-        names = [coupling.dims[d].name for d in dict.fromkeys(leaves(axis)) if d in coupling.dims]
+        names = [coupling.dims[d].name for d in coupling.free(axis)]
         at = {"name": adapter.port, "side": adapter.side, "axis": adapter.axis}
         out.append({**at, "size": axis.size, "inside": kept_size(axis, sizes), "groups": names})
     return out

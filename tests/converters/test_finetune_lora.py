@@ -10,7 +10,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import onnx  # noqa: E402
 import small  # noqa: E402
 
 from graphprune.calibrate.choice import parse_calibration  # noqa: E402
@@ -30,12 +29,7 @@ QUICK = Tuning(epochs=3, batch=32, lr=1e-2, lora=2)
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return a network, and one whose weights are a little off."""
-    folder = tmp_path_factory.mktemp("lora")
-    onnx.save(small.cnn(), folder / "dense.onnx")
-    off = [small.tensor(t.name, small.array_of(small.cnn(), t.name) * 0.8) for t in small.weights()]
-    onnx.save(small.cnn(weights=off), folder / "off.onnx")
-    np.savez(folder / "data.npz", x=X)
-    return {p.stem: p for p in folder.iterdir()}
+    return small.to_tune(tmp_path_factory.mktemp("lora"), X)
 
 
 def test_the_merged_file_is_the_module_with_its_updates(files: dict[str, Path]) -> None:

@@ -32,12 +32,7 @@ QUICK = Tuning(epochs=8, batch=32, lr=3e-3, norms="restored")
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return a network, one whose weights are a little off, and samples."""
-    folder = tmp_path_factory.mktemp("norms")
-    onnx.save(small.cnn(), folder / "dense.onnx")
-    off = [small.tensor(t.name, small.array_of(small.cnn(), t.name) * 0.8) for t in small.weights()]
-    onnx.save(small.cnn(weights=off), folder / "off.onnx")
-    np.savez(folder / "data.npz", x=X)
-    return {p.stem: p for p in folder.iterdir()}
+    return small.to_tune(tmp_path_factory.mktemp("norms"), X)
 
 
 def tuned(files: dict[str, Path], asked: Tuning = QUICK, **options: Any) -> Any:

@@ -28,8 +28,7 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path: Path) -> 
     onnx.save(small.cnn(), tmp_path / "dense.onnx")
     labels = evaluate(load(tmp_path / "dense.onnx"), {"x": x})["y"].argmax(1)
     np.savez(tmp_path / "data.npz", x=x, labels=labels)
-    off = [small.tensor(t.name, small.array_of(small.cnn(), t.name) * 0.7) for t in small.weights()]
-    onnx.save(small.cnn(weights=off), tmp_path / "start.onnx")
+    onnx.save(small.scaled(0.7), tmp_path / "start.onnx")
     words = ["finetune", str(tmp_path / "start.onnx"), "--data", str(tmp_path / "data.npz"), "--labels", "labels",
              "--epochs", "2", "--lr", "0.003", "--threads", "1", "--json"]  # fmt: skip
     alone = small.cli(*words, "--batch", "32", "-o", str(tmp_path / "alone.onnx"))
