@@ -252,11 +252,10 @@ def prune(
     from graphprune.report import text
     from graphprune.reporting import Reporting
 
-    others = {"--output": output, "--plan": plan_file, "--report": report, "--plots": plots}
-    wanted = along(pareto, points, others)
+    wanted = along(pareto, points, {"--output": output, "--plan": plan_file})
     if wanted is None:
         guard(target_path, model, plan_file, force)
-    reporting = Reporting(report, plots, force, run, seconds, plan_file).guarded([model, target_path])
+    reporting = Reporting(report, plots, force, run, seconds, plan_file, pareto).guarded([model, target_path])
     if plan_file is not None and (sparsity is not None or target or speedup is not None):
         raise UsageError("--plan says what goes: give no --sparsity, --target or --speedup with it")
     choosing = None if plan_file is not None else choosing_of(
@@ -271,7 +270,7 @@ def prune(
         analysis = runnable(analyse(model, looking, progress), run)
         order = Order(choosing or Choosing(), checking, asked, decided)
         if wanted is not None:
-            return show_curve(talk, analysis, order, wanted, progress)
+            return show_curve(talk, analysis, order, wanted, progress, reporting)
         result = carry_out(analysis, order, target_path, progress)
         wrong = reporting.attempt(analysis, result, target_path, progress)
     talk.show({**result.report, "output": str(target_path)}, text.print_prune, str(target_path), verbose)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from graphprune.analysis import Analysis
     from graphprune.pareto import Along
     from graphprune.pipeline import Order
+    from graphprune.reporting import Reporting
     from graphprune.result import Result
     from graphprune.terminal import Talk
 
@@ -29,15 +30,19 @@ def along(folder: Path | None, points: int, others: Mapping[str, object], models
 
 
 def show_curve(
-    talk: Talk, analysis: Analysis, order: Order, wanted: Along, progress: Callable[[str], None]
+    talk: Talk, analysis: Analysis, order: Order, wanted: Along, progress: Callable[[str], None],
+    reporting: Reporting | None = None,
 ) -> None:
-    """Make a curve, draw it, and print it."""
+    """Make a curve, draw it, write what is asked for about it, and print it; raises UsageError where that fails."""
     from graphprune.pareto import curve
     from graphprune.report.pareto import plot, print_pareto
 
     record = curve(analysis, order, wanted, progress)
     record["remark"] = plot(record, wanted.folder / "pareto.png")
+    wrong = reporting.attempt_curve(analysis, record, progress) if reporting is not None else ""
     talk.show(record, print_pareto)
+    if wrong:
+        raise UsageError(f"{wrong}; the curve was written: {wanted.folder}")
 
 
 def told(talk: Talk, result: Result, speedup: float | None, written: tuple[Path, str]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from graphprune.accuracy import curves_of
 from graphprune.analysis import Analysis, Progress, silent
 from graphprune.errors import NothingPrunable, PlanError, UsageError
 from graphprune.execute import runnable
@@ -138,6 +139,7 @@ def curve(analysis: Analysis, order: Order, along: Along, progress: Progress = s
         "before": costs_record(analysis.dense, _dense_ms(points)),
         "pareto": [asdict(p) for p in points],
         "evaluation": evaluator.record() if evaluator is not None else None,
+        "curves": curves_of(known),
         "seconds": dict(analysis.seconds),
         "output": str(along.folder),
     }

@@ -138,7 +138,7 @@ def _height(png: Path) -> int:
     return int.from_bytes(png.read_bytes()[20:24], "big")
 
 
-@pytest.mark.parametrize("more", [("-o", "x.onnx"), ("--report", "r.html")])
+@pytest.mark.parametrize("more", [("-o", "x.onnx"), ("--plan", "p.json")])
 def test_what_makes_no_sense_with_a_curve_is_refused(tmp_path: Path, more: tuple[str, str]) -> None:
     model = put(tmp_path / "net.onnx", cnn())
     refused(tmp_path, "prune", model, "--pareto", tmp_path / "curve", *more, says=more[0].replace("-o", "--output"))

@@ -19,7 +19,8 @@ from small import cli, cnn, record, refused
 from graphprune import __version__, prune
 from graphprune.analysis import analyse
 from graphprune.errors import UsageError
-from graphprune.report.data import curves_record, graph_data
+from graphprune.plan import PruningPlan
+from graphprune.report.data import bypassed_nodes, curves_record, graph_data
 from graphprune.report.layout import apart, layered
 from graphprune.report.page import as_json, page
 from graphprune.reporting import Reporting, read_curve
@@ -183,6 +184,62 @@ def test_a_curve_beside_the_plan_is_shown(net: Path, tmp_path: Path) -> None:
     refused(tmp_path, *base, "--report", tmp_path / "other.html", says="is no curve of plans")
 
 
+@pytest.fixture(scope="module")
+def curve(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a curve of two plans, a page about it and its plots."""
+    folder = tmp_path_factory.mktemp("curved")
+    onnx.save(nasty(), folder / "<b>net.onnx")
+    options = ("--points", 2, "--align", 4, "--samples", 64, "--effort", "low", "--seconds", 0.1)
+    paths = ("--pareto", folder / "c", "--report", folder / "c" / "r.html", "--plots", folder / "c" / "plots")
+    record("prune", folder / "<b>net.onnx", *options, *paths, "--evaluate", "os.path:getsize")
+    return folder
+
+
+def test_a_page_about_a_curve_has_all_plans(curve: Path) -> None:
+    data, saved = data_of(curve / "c" / "r.html"), json.loads((curve / "c" / "pareto.json").read_text())["pareto"]
+    shown = data["record"]
+    assert [p["plan"] for p in shown["plans"]] == [Path(p["plan"]).name for p in saved] and len(saved) == 2
+    for p, point in zip(shown["plans"], saved, strict=True):
+        plan = PruningPlan.load(point["plan"])
+        names = {g["name"]: g["size"] for g in shown["groups"]}
+        assert dict(zip(names, p["kept"], strict=True)) == {**names, **{k: len(v) for k, v in plan.keep.items()}}
+        assert plan.keep and not p["bypass"] and not p["out"]
+    assert [(p["macs"], p["metric"]) for p in shown["pareto"]] == [(p["macs"], p["metric"]) for p in saved]
+    assert all(g["kept"] == g["size"] for g in shown["groups"]) and shown["after"] is None and shown["proof"] is None
+    assert shown["before"]["latency_ms"] > 0 and len(shown["curves"]) == 2 and shown["pins"]
+    assert {p.name for p in (curve / "c" / "plots").iterdir()} == {"pareto.png", "curves.png"}
+
+
+def test_a_report_of_a_curve_replaces_nothing(curve: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = ("prune", curve / "<b>net.onnx", "--pareto")
+    there, new = curve / "c", tmp_path / "new"
+    refused(tmp_path, *base, there, "--report", there / "r.html", says="exists: give another name, or --force")
+    refused(tmp_path, *base, there, "--plots", there, says="is the folder of the curve")
+    refused(tmp_path, *base, there, "--plots", there / "plots", says="curves.png: exists")
+    for folder in (there, new):
+        refused(tmp_path, *base, folder, "--report", folder / "pareto.json", "--force", says="of the curve's own")
+    refused(tmp_path, *base, new, "--report", new / "more" / "r.html", says="no such folder")
+    refused(tmp_path, *base, new, "--plots", new / "more" / "plots", says="no such folder")
+    assert not new.exists()
+
+    def full(file: Path, content: str) -> None:
+        raise UsageError(f"{file}: cannot be written: No space left on device")
+
+    monkeypatch.setattr("graphprune.reporting.put", full)
+    options = ("--points", 2, "--align", 4, "--calibration", "off", "--no-run")
+    done = cli(*base, new, *options, "--report", new / "r.html")
+    assert done.code == 2 and "no report: " in done.err and "the curve was written" in done.err
+    assert (new / "pareto.json").exists() and not (new / "r.html").exists()
+
+
+def test_nodes_of_a_plan_s_branches_are_out() -> None:
+    coupling = analyse(SAMPLE).coupling
+    branch = coupling.branches.free[0]
+    drawn = graph_data(coupling, [branch.name])["nodes"]
+    assert bypassed_nodes(coupling, [branch.name]) == [k for k, n in enumerate(drawn) if n["o"]]
+    assert bypassed_nodes(coupling, []) == []
+
+
 def test_a_layout_leads_down_and_keeps_its_distance() -> None:
     edges = [(0, 1), (1, 2), (0, 3), (2, 4), (3, 4), (0, 4)]
     found = layered(6, edges)
@@ -210,7 +267,7 @@ def test_the_parts_of_the_page_are_in_the_wheel() -> None:
     assert there == {f for pattern in json.loads(listed) for f in (ROOT / "graphprune").glob(pattern)} - {
         ROOT / "graphprune" / "py.typed"
     }
-    assert {f.name for f in there} == {"page.html", "page.css", "page.js", "graph.js"}
+    assert {f.name for f in there} == {"page.html", "page.css", "page.js", "curve.js", "graph.js"}
 
 
 def test_curves_are_thinned_and_short() -> None:
@@ -267,6 +324,33 @@ def test_every_section_is_there_and_folds(shown: Any) -> None:
         assert not details.get_attribute("open")
     click(shown, many(shown, "nav a")[3])
     assert one(shown, "#curves > details").get_attribute("open"), "a link opens what it leads to"
+
+
+def test_a_plan_of_a_curve_is_chosen(driver: Any, curve: Path) -> None:
+    screen(driver, 390, 844, mobile=True)
+    requests(driver), complaints(driver)
+    driver.get((curve / "c" / "r.html").as_uri())
+    shown = data_of(curve / "c" / "r.html")["record"]
+    titles = ["Summary", "Pareto", "Widths", "Error against width", "Pinned", "Graph"]
+    assert [h.text for h in many(driver, "main h2")] == titles
+    assert len(many(driver, "#pareto circle")) == 2 and "getsize" in one(driver, "#pareto table").text
+    assert "2 plans" in one(driver, "#headline").text and "your metric: getsize" in one(driver, "#summary").text
+    deepest, first = shown["plans"][-1], shown["plans"][0]
+    assert f"By {deepest['plan']}:" in one(driver, "#widths").text, "the last plan is shown first"
+    find = one(driver, "#find")
+    find.send_keys("conv2\ue007")
+    for choice in (first, deepest):
+        for option in many(driver, "#plan option"):
+            if option.text == choice["plan"]:
+                option.click()
+        assert f"By {choice['plan']}:" in one(driver, "#widths").text
+        for bar, group, kept in zip(many(driver, "#widths .bar"), shown["groups"], choice["kept"], strict=True):
+            assert f"{group['size']} → {kept}" in bar.text
+            assert f"{group['size']} → {kept}" in one(driver, "#card").text
+        captions = [f.text for f in many(driver, "#curves figcaption")]
+        assert len(captions) == 2 and any(f"{choice['kept'][0]} of" in c for c in captions)
+    assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    assert complaints(driver) == [] and driver.title == "<b>net.onnx"
 
 
 def test_widths_are_filtered_and_scaled(shown: Any) -> None:

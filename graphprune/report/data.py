@@ -16,7 +16,7 @@ from graphprune.report.record import plain
 
 _SHOWN = (
     "before", "after", "speedup", "noise_band", "groups", "pins", "coverage", "border", "divergence", "evaluation",
-    "remark", "proof", "checks", "assumed", "curves", "pareto", "bypass", "cleanup",
+    "remark", "proof", "checks", "assumed", "curves", "pareto", "plans", "bypass", "cleanup",
 )
 _MOST_NODES = 8000
 _MOST_WEIGHTS = 8  # named for each node
@@ -85,7 +85,7 @@ def graph_data(coupling: Coupling, bypass: Collection[str] = ()) -> dict[str, An
     ops = coupling.graph.ops[:_MOST_NODES]
     lines = _lines(ops)
     layout = layered(len(ops), lines)
-    out = {name for b in coupling.branches.all if b.name in bypass for name in b.nodes}
+    out = set(bypassed_nodes(coupling, bypass))
     numbers = {g.dim: k for k, g in enumerate(coupling.groups)}
     seen: dict[int, list[int]] = {}
 
@@ -105,10 +105,16 @@ def graph_data(coupling: Coupling, bypass: Collection[str] = ()) -> dict[str, An
         nodes.append({
             "n": op.name, "t": op.type, "x": layout.x[k], "y": layout.y[k], "w": weights[:_MOST_WEIGHTS],
             "a": _axes(coupling, op), "g": given, "r": [g for g in read if g not in given],
-            "o": op.name in out,
+            "o": k in out,
         })
     edges = [[a, b, bends] for (a, b), bends in zip(lines, layout.bends, strict=True)]
     return {"nodes": nodes, "edges": edges, "left_out": len(coupling.graph.ops) - len(ops)}
+
+
+def bypassed_nodes(coupling: Coupling, bypass: Collection[str]) -> list[int]:
+    """Return which of the operators that are drawn lie in branches that are bypassed, by number."""
+    out = {name for b in coupling.branches.all if b.name in bypass for name in b.nodes}
+    return [k for k, op in enumerate(coupling.graph.ops[:_MOST_NODES]) if op.name in out]
 
 
 def _axes(coupling: Coupling, op: Op) -> str:

@@ -228,6 +228,7 @@ function drawGraph() {
     el("p", {class: "soft hint"}, "Drag to move, two fingers or Ctrl and the wheel to zoom; with the graph in focus: arrows, +, −, 0, n, p."));
   readTheme();
   addEventListener("resize", paint);
+  document.addEventListener("plan", () => choose(chosen));
   for (const query of ["(prefers-color-scheme: dark)", "print"]) {
     matchMedia(query).addEventListener("change", () => { readTheme(); draw(); });
   }

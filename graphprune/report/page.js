@@ -89,6 +89,9 @@ function head() {
   ];
   document.getElementById("figures").append(...figures.filter(Boolean).map(([big, small]) =>
     el("div", {class: "figure"}, el("b", {}, big), el("span", {}, small))));
+  foot();
+}
+function foot() {
   document.getElementById("foot").textContent =
     `Written by graphprune ${D.version} for ${D.output}. The page is one file and loads nothing.`;
 }
@@ -147,22 +150,26 @@ function widths() {
   if (!R.groups.length) return;
   const top = Math.max(...R.groups.map(g => g.size));
   const rows = R.groups.map((g, k) => {
-    const before = el("i", {class: "b"}), after = el("i", {class: "a"});
-    const row = el("div", {class: "bar" + (g.kept === g.size ? " whole" : "")},
+    const before = el("i", {class: "b"}), after = el("i", {class: "a"}), number = el("span", {class: "num"});
+    const row = el("div", {},
       el("button", {class: "link name", type: "button", title: "show in the graph", onclick: () => showGroup(k)},
         swatch(k), g.name),
-      el("div", {class: "track"}, before, after),
-      el("span", {class: "num"}, `${g.size} → ${g.kept} `, el("span", {class: "soft"}, percent(g.kept / g.size, 0))));
-    return {row, before, after, g};
+      el("div", {class: "track"}, before, after), number);
+    return {row, before, after, number, g};
   });
-  const list = el("div", {class: "bars"}, rows.map(r => r.row));
+  const told = el("p", {}), list = el("div", {class: "bars"}, rows.map(r => r.row));
   const none = el("p", {class: "soft", hidden: true}, "No group has this in its name.");
   let share = true, only = false, wanted = "";
   const draw = () => {
     let shown = 0;
-    for (const {row, before, after, g} of rows) {
+    const gone = R.groups.filter(g => g.kept < g.size).length;
+    told.replaceChildren(...planWords(), `${gone} of ${R.groups.length} channel groups gave up indices, `
+      + `${count(sum(R.groups, g => g.size - g.kept))} of ${count(sum(R.groups, g => g.size))} in all.`);
+    for (const {row, before, after, number, g} of rows) {
+      number.replaceChildren(`${g.size} → ${g.kept} `, el("span", {class: "soft"}, percent(g.kept / g.size, 0)));
       before.style.width = 100 * (share ? 1 : g.size / top) + "%";
       after.style.width = 100 * g.kept / (share ? g.size : top) + "%";
+      row.className = "bar" + (g.kept === g.size ? " whole" : "");
       row.hidden = (only && g.kept === g.size) || !g.name.toLowerCase().includes(wanted);
       row.style.display = row.hidden ? "none" : "";
       shown += !row.hidden;
@@ -177,11 +184,9 @@ function widths() {
     });
     return button;
   };
-  const gone = R.groups.filter(g => g.kept < g.size).length;
-  section("widths", "Widths",
-    el("p", {}, `${gone} of ${R.groups.length} channel groups gave up indices, `
-      + `${count(sum(R.groups, g => g.size - g.kept))} of ${count(sum(R.groups, g => g.size))} in all.`),
-    el("div", {class: "tools"},
+  document.addEventListener("plan", draw);
+  section("widths", "Widths", told,
+    el("div", {class: "tools"}, planChoice(),
       el("input", {type: "search", placeholder: "Filter groups", "aria-label": "Filter groups",
         oninput: e => { wanted = e.target.value.trim().toLowerCase(); draw(); }}),
       toggle("to scale", on => { share = !on; }), toggle("only changed", on => { only = on; })),
@@ -270,15 +275,16 @@ function curves() {
   if (!R.curves || !R.curves.length) return;
   const kept = Object.fromEntries(R.groups.map(g => [g.name, g]));
   const all = R.curves.filter(c => kept[c.group] && c.widths.length > 1)
-    .map(c => ({...c, size: kept[c.group].size, kept: kept[c.group].kept}));
+    .map(c => ({...c, size: kept[c.group].size}));
   if (!all.length) return;
   const losses = all.some(c => c.losses);
   const box = el("div", {class: "multiples"});
   const more = el("button", {type: "button"}, "");
-  const step = 24;
+  const step = 24, drawn = c => curve({...c, kept: kept[c.group].kept});
+  document.addEventListener("plan", () => box.replaceChildren(...all.slice(0, box.childElementCount).map(drawn)));
   const add = () => {
     const from = box.childElementCount;
-    box.append(...all.slice(from, from + step).map(curve));
+    box.append(...all.slice(from, from + step).map(drawn));
     more.hidden = box.childElementCount >= all.length;
     more.style.display = more.hidden ? "none" : "";
     more.textContent = `Show more (${all.length - box.childElementCount} left)`;
@@ -349,12 +355,14 @@ function pareto() {
   const own = [...R.pareto].filter(p => p.divergence !== null && p.divergence !== undefined).sort((a, b) => a[key] - b[key]);
   const points = own.map(p => ({x: p[key], y: p.divergence, beaten: !p.front, tick: timed ? p.speedup.toFixed(2) : count(p.macs),
     text: `${timed ? times(p.speedup) : count(p.macs) + " MACs"}: divergence ${three(p.divergence)}`}));
-  const rows = own.map(p => [timed ? times(p.speedup) : "", p.macs ? count(p.macs) : "", ms(p.latency_ms),
-    three(p.divergence), name(p.plan), p.front ? "" : "beaten"]);
+  const metrics = [...new Set(R.pareto.flatMap(p => Object.keys(p.metric || {})))];
+  const rows = [...R.pareto].sort((a, b) => a[key] - b[key]).map(p => [timed ? times(p.speedup) : "", p.macs ? count(p.macs) : "",
+    ms(p.latency_ms), three(p.divergence), ...metrics.map(m => three((p.metric || {})[m])), name(p.plan), p.front ? "" : "beaten"]);
   section("pareto", "Pareto",
     el("p", {}, "What more speed costs: every point is a plan; those on the line are beaten by no other."),
     points.length > 1 ? el("figure", {class: "chart"}, chart(points, timed ? "speed, times dense" : "MACs", "divergence", true)) : null,
-    el("div", {}, table(["speed", "MACs", "latency", "divergence", "plan", ""], rows, [0, 1, 2, 3])));
+    el("div", {class: "wide"}, table(["speed", "MACs", "latency", "divergence", ...metrics, "plan", ""], rows,
+      [0, 1, 2, 3, ...metrics.map((_, k) => 4 + k)])));
 }
 
 /* ---- pins ---- */
@@ -384,7 +392,8 @@ function pins() {
 /* ---- start ---- */
 
 function start() {
-  head(); summary(); widths(); time(); curves(); quality(); pareto(); pins();
+  if (R.plans) { curveHead(); curveSummary(); pareto(); widths(); curves(); pins(); }
+  else { head(); summary(); widths(); time(); curves(); quality(); pareto(); pins(); }
   if (D.graph && D.graph.nodes.length) drawGraph();
   const closed = [];
   addEventListener("beforeprint", () => {

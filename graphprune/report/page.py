@@ -25,7 +25,7 @@ def page(data: Mapping[str, Any]) -> str:
     >>> page({"model": "<script>", "record": {}}).count("<script>")  # its own
     1
     """
-    style, script = _part("page.css"), _part("page.js") + _part("graph.js")
+    style, script = _part("page.css"), _part("page.js") + _part("curve.js") + _part("graph.js")
     policy = f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; base-uri 'none'"
     parts = {
         "POLICY": html.escape(policy),

@@ -74,7 +74,7 @@ def _short(name: str) -> str:
 
 
 def _widths(figures: Any, data: Mapping[str, Any]) -> Any:
-    groups = data["record"]["groups"]
+    groups = () if data["record"]["plans"] else data["record"]["groups"]  # a curve has no widths of its own
     rows = sorted(groups, key=lambda g: g["kept"] - g["size"])[:_ROWS]
     rows = [g for g in groups if g in rows]
     if not rows:
@@ -106,6 +106,7 @@ def _time(figures: Any, data: Mapping[str, Any]) -> Any:
 
 def _curves(figures: Any, data: Mapping[str, Any]) -> Any:
     groups = {g["name"]: g for g in data["record"]["groups"]}
+    several = data["record"]["plans"] is not None
     found = [c for c in data["record"]["curves"] or () if c["group"] in groups and len(c["widths"]) > 1][:_CURVES]
     if not found:
         return None
@@ -116,7 +117,8 @@ def _curves(figures: Any, data: Mapping[str, Any]) -> Any:
     for axes, c in zip(grid, found, strict=False):
         _plain(axes)
         axes.plot(c["widths"], c["losses"] or c["errors"], color=_AFTER)
-        axes.axvline(groups[c["group"]]["kept"], color=_ACCENT, linestyle="--", linewidth=1)
+        if not several:
+            axes.axvline(groups[c["group"]]["kept"], color=_ACCENT, linestyle="--", linewidth=1)
         axes.set_title(_short(c["group"]), fontsize=7)
         axes.set_ylim(bottom=0)
     for axes in grid[len(found) :]:

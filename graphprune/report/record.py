@@ -158,6 +158,16 @@ def border_record(analysis: Analysis) -> dict[str, Any]:
     return {**asdict(found), "options": options, "command": f"graphprune inspect {path} {options}" if options else None}
 
 
+def pinned_record(analysis: Analysis) -> dict[str, Any]:
+    """Return what stays as it is and why, which share of the weights may go, and what inputs and outputs hold."""
+    coupling = analysis.coupling
+    return {
+        "pins": [{"name": n, "reason": r, "elements": size} for n, r, size in coupling.pins()],
+        "coverage": coupling.coverage,
+        "border": border_record(analysis) if coupling.coverage < 1 - WORTH else None,
+    }
+
+
 def _pinned(coupling: Coupling) -> dict[str, Any]:
     return {
         "pin_shares": [asdict(p) for p in pins.shares(coupling)],
@@ -238,9 +248,7 @@ def prune_record(
             {"name": g.name, "size": g.size, "kept": len(plan.keep.get(g.name, range(g.size)))} for g in coupling.groups
         ],
         "bypass": list(plan.bypass),
-        "pins": [{"name": n, "reason": r, "elements": size} for n, r, size in coupling.pins()],
-        "coverage": coupling.coverage,
-        "border": border_record(analysis) if coupling.coverage < 1 - WORTH else None,
+        **pinned_record(analysis),
         "adapters": adapters_record(coupling, plan.sizes_of(coupling)),
         "state": state_record(coupling, plan.sizes_of(coupling)),
         "proof": proof_record(proof) if proof else None,
