@@ -112,7 +112,7 @@ def finetune(
     record = {
         "samples": samples.count, "held_back": held.count, "assumed": list(samples.assumed), "tuned_numbers": numbers,
         "restored_norms": len(layers), "lr": asked.rate,
-        "epochs": state.epoch, "best_epoch": best, "loss": state.losses,
+        "epochs": state.epoch, "best_epoch": best, "loss": state.losses, "skipped_steps": state.skipped,
         "against": _words(asked, teacher is not None), "features": _compared(distance.matched),
         "divergence_before": _divergence(dense, start, held, asked.batch),
         "divergence_after": _divergence(dense, tuned, held, asked.batch), "module_error": _agree(module, tuned, first),

@@ -1,10 +1,10 @@
-"""The loop that tunes a module: AdamW, a cosine of the learning rate; the best weights on held-back samples stay."""
+"""The loop that tunes a module, epoch by epoch; the best weights on held-back samples stay."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from graphprune.calibrate.labelled import LABELS, inputs_of
+from graphprune.converters.descent import Descent
 from graphprune.converters.losses import Distance
 from graphprune.converters.ranks import ALONE, Ranks
 from graphprune.converters.torch_module import OnnxModule
 from graphprune.converters.torch_ops.registry import Tensor
 from graphprune.converters.towards import Penalty
-from graphprune.converters.tuning import FROZEN, Tuning
+from graphprune.converters.tuning import FLOAT32, FROZEN, Tuning
 from graphprune.converters.tuning_data import Batches
 from graphprune.errors import UsageError
 from graphprune.writing import put
@@ -25,19 +26,21 @@ from graphprune.writing import put
 __all__ = ["State", "Tuner", "Tuning"]
 
 Progress = Callable[[str], None]
-_WARMING = 0.1
-_LONGEST = 1.0
 
 
 @dataclass
 class State:
-    """Where tuning is: epochs done, the held-back loss before and after each, the best weights."""
+    """Where tuning is: epochs done, the held-back loss before and after each, the best weights.
+
+    `skipped` steps had gradients that overflowed, and were left out.
+    """
 
     epoch: int = 0
     losses: list[float] = field(default_factory=list)
     best: float = math.inf
     weights: dict[str, Tensor] = field(default_factory=dict)
     waited: int = 0
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,70 +60,63 @@ class Tuner:
         """Tune; the module ends with the weights that did best on held-back samples, those it began with included."""
         torch.manual_seed(self.asked.seed)  # the same in all processes: they begin with the same updates
         self.module.to(self.asked.device)
-        if self.asked.bfloat16:  # a quarter less time for convolutions on a CPU
+        if self.asked.precision != FLOAT32:  # a quarter less time for convolutions on a CPU
             self.module.to(memory_format=torch.channels_last)
         self.module.batch_statistics = self.asked.norms != FROZEN
         weights = [p for p in self.module.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(weights, lr=self.asked.rate, weight_decay=self.asked.decay)
         steps = self.data.steps()
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate(steps * self.asked.epochs))
-        state = State()
+        descent, state = Descent(weights, self.asked, steps * self.asked.epochs), State()
         if resume and checkpoint is not None and checkpoint.exists():
-            state = self._load(checkpoint, optimizer, schedule)
+            state = self._load(checkpoint, descent)
         else:
-            self._judge(state)
+            self._judge(state, descent)
+            if not math.isfinite(state.best):
+                raise UsageError(f"the model gives no finite loss in {self.asked.precision}: there is nothing to tune")
         patience = self.asked.patience or self.asked.epochs
         patience = patience if self.penalty is None else self.asked.epochs  # it has to grow first
         while state.epoch < self.asked.epochs and state.waited < patience:
-            for k, loss in enumerate(self._pass(state.epoch, optimizer, schedule)):
+            for k, loss in enumerate(self._pass(state, descent)):
                 if k % 20 == 0:
                     self.progress(f"epoch {state.epoch + 1}/{self.asked.epochs}, step {k + 1}/{steps}, loss {loss:.4f}")
             state.epoch += 1
             self.ranks.settle(self.module)
-            self._judge(state)
+            self._judge(state, descent)
             if checkpoint is not None and self.ranks.first:
-                self._save(checkpoint, state, optimizer, schedule)
+                self._save(checkpoint, state, descent)
         self.module.load_state_dict(state.weights)
         self.module.eval()
         return state
 
-    def _rate(self, total: int) -> Callable[[int], float]:
-        warm = max(int(_WARMING * total), 1)
+    def _pass(self, state: State, descent: Descent) -> Iterator[float]:
+        """Go once through the data and yield the losses.
 
-        def rate(step: int) -> float:
-            if step < warm:
-                return (step + 1) / warm
-            return 0.5 * (1 + math.cos(math.pi * min((step - warm) / max(total - warm, 1), 1.0)))
-
-        return rate
-
-    def _pass(self, epoch: int, optimizer: Any, schedule: Any) -> Iterator[float]:
-        """Go once through the data and yield the losses."""
+        Gradients are averaged over all processes before they are looked at: what overflows in one of them is not
+        finite in any, so all leave out the same steps.
+        """
         self.module.train()
-        for feed, answers in self.data.epoch(epoch):
-            optimizer.zero_grad(set_to_none=True)
+        before = state.skipped
+        for feed, answers in self.data.epoch(state.epoch):
+            descent.begin()
             rows = len(next(iter(feed.values())))
-            loss = self._loss(feed, answers) if rows else torch.zeros(())
+            loss = self._loss(feed, answers, descent) if rows else torch.zeros(())
             if rows:
-                loss.backward()
+                descent.backward(loss)
             self.ranks.averaged(self.module.parameters(), rows)
-            torch.nn.utils.clip_grad_norm_(self.module.parameters(), _LONGEST)
-            optimizer.step()
-            if self.penalty is not None:
-                share = (schedule.last_epoch + 1) / (self.data.steps() * self.asked.epochs)
-                self.penalty.shrink(self.module, share, self.asked.rate)
-            schedule.step()
+            if not descent.step():
+                state.skipped += 1
+            elif self.penalty is not None:
+                self.penalty.shrink(self.module, descent.share, self.asked.rate)
             yield float(loss.detach())
+        if state.skipped > before:
+            left_out = state.skipped - before
+            self.progress(f"epoch {state.epoch + 1}: {left_out} steps left out, their gradients overflowed float16")
 
-    def _loss(self, feed: Any, answers: Any) -> Tensor:
-        place: AbstractContextManager[Any] = nullcontext()
-        if self.asked.bfloat16:
-            place = torch.autocast(torch.device(self.asked.device).type, dtype=torch.bfloat16)
-        with place:
+    def _loss(self, feed: Any, answers: Any, descent: Descent) -> Tensor:
+        with descent.computing():
             made = self.module(**inputs_of(feed))
         return self.distance.of(made, answers, feed.get(LABELS))
 
-    def _judge(self, state: State) -> None:
+    def _judge(self, state: State, descent: Descent) -> None:
         """Measure the held-back loss, and keep the weights if they are the best so far."""
         self.module.eval()
         total, count = 0.0, 0
@@ -128,7 +124,7 @@ class Tuner:
         with torch.no_grad(), place:
             for feed, answers in self.held.epoch(0):
                 rows = len(next(iter(feed.values())))
-                total += float(self._loss(feed, answers)) * rows if rows else 0.0
+                total += float(self._loss(feed, answers, descent)) * rows if rows else 0.0
                 count += rows
         total, count = self.ranks.totals((total, count), self.asked.device)
         loss = total / max(count, 1)
@@ -139,14 +135,14 @@ class Tuner:
             state.weights = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
         self.progress(f"epoch {state.epoch}: held-back loss {loss:.4f}")
 
-    def _save(self, path: Path, state: State, optimizer: Any, schedule: Any) -> None:
+    def _save(self, path: Path, state: State, descent: Descent) -> None:
         everything = {
-            "state": {**vars(state)}, "module": self.module.state_dict(), "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(), "asked": asdict(self.asked), "random": torch.get_rng_state(),
+            "state": {**vars(state)}, "module": self.module.state_dict(), "descent": descent.state_dict(),
+            "asked": asdict(self.asked), "random": torch.get_rng_state(),
         }  # fmt: skip
         put(path, lambda place: torch.save(everything, place))
 
-    def _load(self, path: Path, optimizer: Any, schedule: Any) -> State:
+    def _load(self, path: Path, descent: Descent) -> State:
         try:
             saved = torch.load(path, weights_only=True)
             now = asdict(self.asked)
@@ -155,8 +151,7 @@ class Tuner:
             if other:
                 raise UsageError(f"{path}: was made with another {', '.join(other)}: give the same, or no --resume")
             self.module.load_state_dict(saved["module"])
-            optimizer.load_state_dict(saved["optimizer"])
-            schedule.load_state_dict(saved["schedule"])
+            descent.load_state_dict(saved["descent"])
             torch.set_rng_state(saved["random"])
             return State(**saved["state"])
         except UsageError:

@@ -13,6 +13,10 @@ AUTO, TRAIN, FROZEN, RESTORED = "auto", "train", "frozen", "restored"
 NORMS = (AUTO, RESTORED, TRAIN, FROZEN)
 """What batch normalisations do while a model is tuned, see `restored.py`."""
 
+FLOAT32, BFLOAT16, FLOAT16 = "float32", "bfloat16", "float16"
+PRECISIONS = (FLOAT32, BFLOAT16, FLOAT16)
+"""What outputs are computed in, see `descent.py`; weights and losses are float32."""
+
 _RATE, _RATE_RESTORED = 1e-3, 4e-3
 
 
@@ -28,7 +32,8 @@ class Tuning:
     all classes alike. `features` are patterns of inner values that are an aim, too, with `feature_weight`.
     `only`: which weights change; `lora`: the rank of updates of matrices, of those that fit `lora_on` (all if empty),
     in which case `only` says which change themselves. `penalty` and its `strength` are for tuning towards a plan.
-    `augment`: how images are changed each time, see `augment.py`. `memory`: GB that samples and answers may take.
+    `precision`: what products are computed in. `augment`: how images are changed each time, see `augment.py`.
+    `memory`: GB that samples and answers may take.
     """
 
     epochs: int = 5
@@ -39,7 +44,7 @@ class Tuning:
     norms: str = AUTO
     only: tuple[str, ...] = ()
     patience: int | None = None
-    bfloat16: bool = False
+    precision: str = FLOAT32
     labels: bool = False
     device: str = "cpu"
     seed: int = 0
@@ -70,6 +75,8 @@ class Tuning:
             raise UsageError("--lora-on says which weights get updates: give their rank by --lora")
         if self.penalty not in PENALTIES:
             raise UsageError(f"penalty is {self.penalty!r}: give {' or '.join(PENALTIES)}")
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"precision is {self.precision!r}: give {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
         if self.norms not in NORMS:
             raise UsageError(f"norms is {self.norms!r}: give {', '.join(NORMS[:-1])} or {NORMS[-1]}")
 

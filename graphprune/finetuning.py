@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from graphprune.errors import UsageError
 from graphprune.terminal import (
     AlignOpt,
     FloorOpt,
@@ -56,7 +57,8 @@ def finetune(
     lora_on: Annotated[_Words, typer.Option("--lora-on", help="Of which weights: patterns, by commas.")] = None,
     augment: Annotated[_Words, typer.Option("--augment", help="Change images: mirror,shift=N.")] = None,
     patience: Annotated[int | None, typer.Option("--patience", help="Epochs without gain, then it stops.")] = None,
-    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in bfloat16 where that is safe.")] = False,
+    precision: Annotated[_Words, typer.Option("--precision", help="float32, or bfloat16 or float16 if safe.")] = None,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="The same as --precision bfloat16.")] = False,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = "cpu",
     checkpoint: Annotated[_Path, typer.Option("--checkpoint", help="Keep the state here (steps: a folder).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
@@ -68,6 +70,9 @@ def finetune(
 ) -> None:
     """Tune a pruned model to the dense one, to labels, or both, or prune and tune in turn; needs torch."""
     given = dict(locals())
+    if bfloat16 and precision not in (None, "bfloat16"):
+        raise UsageError(f"--bfloat16 and --precision {precision} contradict each other: give one of them")
+    given["precision"] = "bfloat16" if bfloat16 else precision or "float32"
     order = Order(
         Files(**{k: given[k] for k in Files.__dataclass_fields__}),
         Stepping(prune_to, steps, by, align, floor),
@@ -79,7 +84,7 @@ def finetune(
 
 
 _TUNING = (
-    "alpha", "augment", "batch", "bfloat16", "decay", "device", "epochs", "feature_weight", "features", "labels",
-    "lora", "lora_on", "lr", "memory", "norms", "only", "patience", "penalty", "seed", "smoothing", "strength",
-    "temperature",
+    "alpha", "augment", "batch", "decay", "device", "epochs", "feature_weight", "features", "labels",
+    "lora", "lora_on", "lr", "memory", "norms", "only", "patience", "penalty", "precision", "seed", "smoothing",
+    "strength", "temperature",
 )  # fmt: skip

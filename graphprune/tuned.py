@@ -235,6 +235,8 @@ def _print(console: Any, record: dict[str, Any]) -> None:
     if record["restored_norms"]:
         console.print(f"normalisations were put back behind {record['restored_norms']} layers and folded again")
     console.print(f"held-back loss {losses[0]:.4f} -> {min(losses):.4f}")
+    if record["skipped_steps"]:
+        console.print(f"{record['skipped_steps']} steps were left out: their gradients overflowed float16")
     if "removed_size" in record:
         before, after = record["removed_size"]
         console.print(f"weights that the plan removes, root of the mean square: {before:.2e} -> {after:.2e}")
