@@ -16,15 +16,13 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.axes import Dim, Role
-from graphprune.groups import Coupling, couple, covered_elements
+from graphprune.border import WORTH, Opened
+from graphprune.groups import Coupling, covered_elements
 from graphprune.model import add_constant, all_nodes, all_values, values_of
 from graphprune.ops import MATMUL, TRANSPOSE
 from graphprune.sizes import real_inputs
 from graphprune.states import AFTER, BEFORE, Adapter
-from graphprune.trace import trace
 
-WORTH = 0.01
-"""What part of a model's weights an adapter must free."""
 _TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)  # what onnxruntime multiplies matrices of
 
 
@@ -38,26 +36,26 @@ class _Place:
     size: int
 
 
-def adapted(model: ir.Model, coupling: Coupling) -> tuple[ir.Model, tuple[Adapter, ...]]:
+def adapted(opened: Opened) -> tuple[ir.Model, tuple[Adapter, ...]]:
     """Return a copy of a normalised model with adapters where they free weights, and these; the model if nowhere.
 
-    >>> adapted(model, coupling)[1][0].port  # doctest: +SKIP
+    >>> adapted(Opened(model, coupling))[1][0].port  # doctest: +SKIP
     'last_hidden_state'
     """
-    places = _worthwhile(model, coupling) if coupling.coverage < 1 - WORTH else []
+    places = _worthwhile(opened) if opened.coupling.coverage < 1 - WORTH else []
     if not places:
-        return model, ()
-    out = model.clone()
+        return opened.model, ()
+    out = opened.model.clone()
     return out, tuple(_insert(out, place) for place in places)
 
 
-def _worthwhile(model: ir.Model, coupling: Coupling) -> list[_Place]:
+def _worthwhile(asked: Opened) -> list[_Place]:
     """Return the axes of inputs and outputs behind which enough weights lie that nothing else frees.
 
     Every adapter must free more weight elements than it has itself.
     """
-    free = couple(trace(model, coupling.graph.worlds, lambda name: True))
-    opened = {port.name for port in coupling.graph.ports}
+    model, free = asked.model, asked.free
+    opened = {port.name for port in asked.coupling.graph.ports}
     everywhere = _places(model, free)
     held = set(free.dims) - everywhere.keys()
     places = {

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from graphprune import feeds as feeding
 from graphprune.adapters import adapted
+from graphprune.border import Opened
 from graphprune.costs import CostModel, Costs, Pricing
 from graphprune.errors import SessionError, UsageError
 from graphprune.execute import Outputs
@@ -72,6 +73,11 @@ class Analysis:
     def dense(self) -> Costs:
         return self.costs({})
 
+    @cached_property
+    def opened(self) -> Opened:
+        """The solved model, to be asked what its inputs and outputs hold; weights' numbers do not matter there."""
+        return Opened(self.model, self.coupling)
+
     def pricing(self, *pricings: Pricing) -> Analysis:
         """Return the same with further kinds of cost."""
         return self.counting(CostModel(self.coupling, (*self.costs.pricings, *pricings)))
@@ -86,7 +92,7 @@ class Analysis:
         return self._keeping(replace(self, model=model, coupling=coupling, costs=costs, turned=names))
 
     def _keeping(self, out: Analysis) -> Analysis:
-        kept = {"reference", "calmest", "_feeds", "_bounds"} & self.__dict__.keys()
+        kept = {"opened", "reference", "calmest", "_feeds", "_bounds"} & self.__dict__.keys()
         out.__dict__.update({name: self.__dict__[name] for name in kept})
         return out
 
@@ -196,14 +202,15 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _adapted(model: ir.Model, coupling: Coupling, looking: Looking) -> tuple[ir.Model, Coupling]:
+def _adapted(plain: Opened, looking: Looking) -> Opened:
     """Return a model with adapters, solved, where inputs and outputs would pin many weights; else what is given."""
-    made, adapters = adapted(model, coupling) if looking.adapters else (model, ())
+    made, adapters = adapted(plain) if looking.adapters else (plain.model, ())
     if not adapters:
-        return model, coupling
-    worlds = choose(made, coupling.graph.worlds.natural_inputs, feeding.observer() if looking.observe else None)
+        return plain
+    natural = plain.coupling.graph.worlds.natural_inputs
+    worlds = choose(made, natural, feeding.observer() if looking.observe else None)
     found = couple(trace(made, worlds, feeding.allowed(made, looking.allow_io), adapters))
-    return (made, found) if found.coverage > coupling.coverage else (model, coupling)
+    return Opened(made, found) if found.coverage > plain.coupling.coverage else plain
 
 
 def _analyse(model: ModelLike, looking: Looking, progress: Progress) -> Analysis:
@@ -225,7 +232,10 @@ def _analyse(model: ModelLike, looking: Looking, progress: Progress) -> Analysis
     with clock.stage("solve"):
         coupling = couple(graph)
     with clock.stage("adapt"):
-        normalised, coupling = _adapted(normalised, coupling, looking)
+        opened = _adapted(Opened(normalised, coupling), looking)
     on_disk = isinstance(model, (str, os.PathLike)) and looking.reinit is None  # its weights are what is looked at
     source = Path(model) if on_disk else None  # type: ignore[arg-type]
-    return Analysis(original, normalised, coupling, CostModel(coupling), looking, clock.seconds, source)
+    adapted_model, solved = opened.model, opened.coupling
+    out = Analysis(original, adapted_model, solved, CostModel(solved), looking, clock.seconds, source)
+    out.__dict__["opened"] = opened  # its free border may be solved already
+    return out

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx_ir as ir
 
-from graphprune.adapters import WORTH
 from graphprune.groups import Coupling, couple
 from graphprune.trace import trace
+
+WORTH = 0.01
+"""What part of a model's weights something at the border must free to be worth a word, or an adapter."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A normalised model that is solved; `free` is the same with inputs and outputs that may change, solved once."""
+
+    model: ir.Model
+    coupling: Coupling
+
+    @cached_property
+    def free(self) -> Coupling:
+        graph = self.coupling.graph
+        return couple(trace(self.model, graph.worlds, lambda name: True, graph.adapters))
 
 
 @dataclass(frozen=True)
@@ -24,13 +40,13 @@ class Border:
     inside: float
 
 
-def border(model: ir.Model, coupling: Coupling) -> Border:
-    """Trace a normalised model once more with free inputs and outputs.
+def border(opened: Opened) -> Border:
+    """Compare a model with the same whose inputs and outputs are free.
 
-    >>> border(model, coupling)  # doctest: +SKIP
+    >>> border(Opened(model, coupling))  # doctest: +SKIP
     Border(coverage=0.9999, names=('state', 'stateN'), inside=0.9999)
     """
-    free = couple(trace(model, coupling.graph.worlds, lambda name: True, coupling.graph.adapters))
+    coupling, free = opened.coupling, opened.free
     total = sum(w.size for w in free.graph.own)
     most = max(free.coverage, coupling.coverage)
     inside = coupling.coverage / (1 - most + coupling.coverage) if coupling.coverage else 0.0

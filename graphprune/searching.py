@@ -6,7 +6,7 @@ to the same limits and looks at what outputs lose by all groups together (`alloc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,9 @@ from graphprune.allocate import Budget, Decide
 from graphprune.allocate.evolve import Pace, evolve
 from graphprune.allocate.knapsack import Levels, Task, filled, greedy
 from graphprune.allocate.lagrange import relaxed
-from graphprune.assembled import Candidates, compared, searching_feeds
+from graphprune.assembled import Candidates, Compared, compared, searching_feeds
 from graphprune.calibrate.knowledge import sample_scale
+from graphprune.calibrate.samples import Feed
 from graphprune.costs import CostModel
 from graphprune.errors import TargetError
 from graphprune.plan import PruningPlan
@@ -82,7 +83,7 @@ def improved(deciding: Deciding, plan: PruningPlan, budget: Budget, progress: Pr
         return deciding.plan(posed.counts(levels), budget).chosen(analysis.coupling)
 
     progress("search: running the dense model")
-    candidates = Candidates(analysis, known, chosen, compared(analysis, feeds), _MEMORY)
+    candidates = Candidates(analysis, known, chosen, _runs(deciding, feeds), _MEMORY)
     stages = tuple(dict.fromkeys((max(1, len(feeds) // _FEW), len(feeds))))
     pace = Pace(evaluations, stages, seed=known.seed)
 
@@ -134,8 +135,7 @@ def less_lost(
         return plan
     progress("comparing plans")
     both = [p.chosen(decide.analysis.coupling) for p in (plan, other)]
-    runs = compared(decide.analysis, feeds)
-    lost = Candidates(decide.analysis, decide.known, lambda levels: both[levels[0]], runs, _MEMORY)
+    lost = Candidates(decide.analysis, decide.known, lambda levels: both[levels[0]], _runs(decide, feeds), _MEMORY)
     return other if lost((1,), len(feeds)) < lost((0,), len(feeds)) else plan
 
 
@@ -170,6 +170,11 @@ def faster(
         progress(f"searched, but timed {reached:.2f}x: once more")
         allowed, start = allowed * reached / speedup, better
     return plan
+
+
+def _runs(deciding: Deciding, feeds: Sequence[Feed]) -> list[Compared]:
+    """Return batches, the first so many, with the dense model's outputs: it runs once for all who compare plans."""
+    return deciding.known.once(("compared", len(feeds)), lambda: compared(deciding.analysis, feeds))
 
 
 def quickly(task: Task) -> Levels | None:

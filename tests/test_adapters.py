@@ -14,11 +14,14 @@ from oracles import Net, subsets
 from small import cli, put, record
 
 import graphprune
+from graphprune import border
 from graphprune.analysis import Analysis, analyse
 from graphprune.execute import evaluate, relative_error
+from graphprune.groups import couple
 from graphprune.lively import lively
 from graphprune.options import Looking
 from graphprune.prove import prove
+from graphprune.report.record import border_record
 from graphprune.rewrite import masked, rearranged
 
 WIDTH = 12
@@ -184,6 +187,23 @@ def test_where_it_does_not_pay_there_is_none() -> None:
     net.nodes.append(onnx.helper.make_node("Identity", [rows], ["present"], name="keep"))
     net.output(net.matmul(net("ReduceSum", rows, net.ints(1), keepdims=0), WIDTH, 2, name="c"), "present")
     assert ports(looked(net)) == [] and looked(net).coupling.groups == ()
+
+
+@pytest.mark.parametrize("with_adapters", [False, True])
+def test_a_free_border_is_solved_once_for_a_model(with_adapters: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net()
+    if with_adapters:
+        net = cell()
+    else:
+        net.output(net.gemm(net("Relu", net.gemm(net.input("x", [None, 30]), 30, 50, name="a")), 50, 40, name="b"))
+    solved: list[int] = []
+    monkeypatch.setattr(border, "couple", lambda graph: solved.append(len(graph.ops)) or couple(graph))
+    analysis = looked(net)
+    assert len(solved) == 1 and bool(ports(analysis)) == with_adapters
+    records = [border_record(a) for a in (analysis, analysis, analysis.pricing(), analysis.turning(
+        analysis.model, analysis.coupling, ()))]
+    assert len(solved) == 1 + with_adapters, "of the model with adapters, once more"
+    assert all(r == records[0] for r in records) and records[0]["coverage"] == 1.0
 
 
 def test_what_may_change_needs_none() -> None:

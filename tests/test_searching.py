@@ -202,6 +202,22 @@ def test_for_another_machine_nothing_is_timed(
     assert searching.faster(quick, plan, asked, (3.3, Known(Counted(), True)), silent) is plan
 
 
+def test_the_dense_model_runs_once_for_all_comparisons(
+    sped: tuple[Deciding, PruningPlan, Budget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide, plan, asked = sped
+    decide = replace(decide, known=replace(decide.known))  # that remembers nothing yet
+    monkeypatch.setattr(speed, "measured", lambda analysis, made: 0.99 / latency_of(decide, made))
+    ran: list[int] = []
+    monkeypatch.setattr(searching, "compared", lambda a, feeds: ran.append(len(feeds)) or compared(a, feeds))
+    machine = Known(Counted(), False)
+    worse = replace(plan, keep={**plan.keep, **{name: kept[: len(kept) // 2] for name, kept in plan.keep.items()}})
+    better = searching.less_lost(decide, worse, asked, (3.3, machine), silent)
+    found = searching.faster(decide, better, asked, (3.3, machine), silent)
+    assert better.keep != worse.keep and "search" in found.meta, "both have compared"
+    assert len(ran) == 1 and ran[0] > 1
+
+
 def test_of_two_plans_as_fast_the_one_that_loses_less_is_taken(
     sped: tuple[Deciding, PruningPlan, Budget], monkeypatch: pytest.MonkeyPatch
 ) -> None:

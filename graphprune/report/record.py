@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from graphprune import pins
-from graphprune.adapters import WORTH
 from graphprune.axes import Axis, Dim, kept_size, leaves
-from graphprune.border import border
+from graphprune.border import WORTH, border
 from graphprune.costs import Costs
 from graphprune.groups import Coupling
 from graphprune.states import Port
@@ -151,7 +150,7 @@ def branches_record(analysis: Analysis) -> list[dict[str, Any]]:
 
 def border_record(analysis: Analysis) -> dict[str, Any]:
     """Return what inputs and outputs keep from being pruned, and what to type to free them (None: nothing to gain)."""
-    found = border(analysis.model, analysis.coupling)
+    found = border(analysis.opened)
     names = [*analysis.looking.allow_io, *[glob.escape(name) for name in found.names]] if found.names else []
     options = " ".join(f"--allow-io {shlex.quote(name)}" for name in names)
     path = shlex.quote(str(analysis.source or "MODEL"))

@@ -56,7 +56,7 @@ def survey_model(path: Path, recipe: Mapping[str, Any] | None, align: int | str 
     try:
         analysis = analyse(path, Looking(observe=True))
         row |= {"coverage": analysis.coupling.coverage, "groups": len(analysis.coupling.groups)}
-        row["inside"] = border(analysis.model, analysis.coupling).inside
+        row["inside"] = border(analysis.opened).inside
         row["analysis_s"] = analysis.seconds["trace"] + analysis.seconds["solve"]
         if recipe:
             fitting = analyse(path, Looking(inputs=recipe_inputs(recipe)))
