@@ -10,7 +10,10 @@ a_c = gamma_c / sqrt(var_c + eps)), its row is a_c w_c and its offset b_c - a_c 
                    assumption for pruned channels. What both leave to the activation is left here, too.
     folding        clusters of alike channels (k-means), each replaced by its mean, and the consumer's weights added up;
                    then the variance that averaging took is given back: Wang, Sikic, Thiele and Saukh, Forget the data
-                   and fine-tuning! Just fold the network to compress (ICLR 2025): clustering, merging, and Fold-AR.
+                   and fine-tuning! Just fold the network to compress (ICLR 2025): clustering, merging, and Fold-AR,
+                   sqrt(N / (1 + (N - 1) r)) for N members of mean correlation r. It is put on gamma there and leaves
+                   beta alone; where normalisations are folded (`folded.py`) nobody knows beta any more, and what
+                   produces a channel is multiplied with its bias.
 """
 
 from __future__ import annotations

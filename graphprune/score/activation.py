@@ -15,8 +15,9 @@ def criterion(request: Request) -> Parts:
     """Score indices by the mean of |x_j| over rows and over their columns j, for each value that layers read.
 
     Source: Muralidharan et al., Compact Language Models via Pruning and Knowledge Distillation (Minitron, NeurIPS
-    2024), its importance of width, with the mean of absolute values over samples and positions. They look at neurons
-    before the activation function, this at what the next layer reads.
+    2024), its importance of width. They look at neurons before the activation function, this at what the next layer
+    reads. Of several ways to aggregate they end with the mean of absolute values over positions and the L2 norm of that
+    over samples; here it is the mean over both, which needs one sum.
     """
     return completed(request, by_consumers(request, sizes))
 

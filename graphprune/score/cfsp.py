@@ -28,7 +28,8 @@ def criterion(request: Request) -> Parts:
     weights, |W_ij| over the sum over the outputs i, averaged over these i; that is the same for all j.
 
     An index of rank r = 1, 2, ... of n gets share * n / r: with a threshold u the group keeps share / u of its
-    indices, as far as there are so many. Without one global threshold only the ranks count.
+    indices, as far as there are so many (its authors pull all shares toward the mean instead, if the largest would ask
+    for more). Without one global threshold only the ranks count.
 
     Source: Wang et al., CFSP: An Efficient Structured Pruning Framework for LLMs with Coarse-to-Fine Activation
     Information (COLING 2025), and its authors' code; there blocks are whole transformer layers, and only the inner

@@ -12,7 +12,8 @@ def criterion(request: Request) -> Parts:
     """Score indices by the sum of |w (H g)| over the elements that they own.
 
     As GraSP, but by the absolute value: the flow shall stay as it is, neither fall nor rise; and without a temperature.
-    In their structured variant a channel has a factor of its own; here its elements are added up.
+    In their structured variant a channel has a factor of its own, and the score is the absolute value of the flow's
+    derivative by it: about |sum of w (H g)|. Here absolute values of elements are added up, as for the other criteria.
 
     Source: Rachwan et al., Winning the Lottery Ahead of Time: Efficient Early Network Pruning (ICML 2022), CroP.
     """

@@ -15,6 +15,9 @@ def criterion(request: Request) -> Parts:
     With labels F is the empirical Fisher's diagonal; without them labels are drawn from the model's own answers, which
     makes it the Fisher's.
 
+    Theis et al. give a whole feature map one factor and square the derivative by it, sample by sample: (sum of g w)^2,
+    which `taylor` has for parts of the samples. Here elements count on their own, as on a diagonal.
+
     Source: LeCun, Denker, Solla, Optimal Brain Damage (NIPS 1989), the saliency, with the diagonal of the Fisher
     information in place of the Hessian's, as in Theis et al., Faster gaze prediction with dense networks and Fisher
     pruning (2018).

@@ -23,6 +23,7 @@ def criterion(request: Request) -> Parts:
 
     Source: An et al., Fluctuation-based Adaptive Structured Pruning for Large Language Models (AAAI 2024): the
     metric WIFV, standardised for each layer. They remove whole attention heads, here single widths may go as well.
+    Their code takes the variance around running means and deviations over n - 1; here both are exact, over n.
     """
     found = by_consumers(request, variances, energies)
     standard = {name: tuple(gaussian(v) for v in vectors) for name, vectors in found.items()}

@@ -18,8 +18,9 @@ _COLUMNS = 2048
 def criterion(request: Request) -> Parts:
     """Score indices by the sum of the Euclidean distances of their part of each weight to all others' parts.
 
-    Source: He et al., Filter Pruning via Geometric Median (CVPR 2019), section 3.3, equation 5. Distances come from
-    Gram matrices, tile by tile, which costs (indices)^2 times the elements of one index.
+    Source: He et al., Filter Pruning via Geometric Median (CVPR 2019), where the median is sought among the filters
+    themselves: the least sum goes first. Distances come from Gram matrices, tile by tile, which costs (indices)^2 times
+    the elements of one index.
     """
     return over_weights(request, informative, _measure)
 

@@ -13,7 +13,8 @@ def criterion(request: Request) -> Parts:
     The authors give a connection S = -w (H g), an estimate of how the squared norm of the gradient changes without it,
     and remove those of the largest S: what goes is what lets gradients flow more. So here, where the lowest scores go,
     it is -S. Logits are divided by 200 before softmax, as in their code, so that the loss is about linear. Single
-    connections go there, channels here: their sums.
+    connections go there, channels here: their sums. Normalisations use their running statistics here, the batch's
+    there; their division by |sum of all S| changes no order.
 
     Source: Wang, Zhang, Grosse, Picking Winning Tickets Before Training by Preserving Gradient Flow (ICLR 2020), the
     score of gradient signal preservation.

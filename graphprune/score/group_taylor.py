@@ -11,7 +11,8 @@ from graphprune.score.gradients import MEAN, SQUARES, ByGradient, by_gradient, t
 def by_elements(request: Request) -> Parts:
     """Score indices by the sum of |g w - F w^2 / 2| over their elements, F the mean of squared gradients of samples.
 
-    Over a group's weights the authors take the sum, product, maximum or the last: `--aggregate`.
+    Over a group's weights the authors take the sum, product, maximum or the last: `--aggregate`. Their formula adds up
+    squared gradients of samples beside the gradient of the whole set; their code takes means of both, and so does this.
 
     Source: Ma, Fang, Wang, LLM-Pruner: On the Structural Pruning of Large Language Models (NeurIPS 2023), section 3.2,
     element-wise importance with the diagonal of the Hessian by the Fisher information.

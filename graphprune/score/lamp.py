@@ -16,6 +16,7 @@ def criterion(request: Request) -> Parts:
     threshold.
 
     Source: Lee et al., Layer-Adaptive Sparsity for the Magnitude-based Pruning (ICLR 2021), section 2, equation 1,
-    with an index's part of the weight in the place of a single element.
+    with an index's part of the weight in the place of a single element. There equal elements are told apart by their
+    places; here they have the same score, that of the first of them.
     """
     return over_weights(request, informative, elementwise(np.square, lamp_of_squares))

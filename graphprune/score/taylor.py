@@ -16,7 +16,8 @@ def first_order(request: Request) -> Parts:
     batch is not.
 
     Source: Molchanov et al., Importance Estimation for Neural Network Pruning (CVPR 2019), the importance of
-    a set of parameters by the first-order expansion.
+    a set of parameters by the first-order expansion, as their gates behind a filter have it; on weights their code adds
+    up (g w)^2 of single elements, the other way that the paper names.
     """
     assert request.gradients is not None
     parts = request.gradients.parts
@@ -37,7 +38,7 @@ def second_order(request: Request) -> Parts:
     H w is the Hessian of the mean loss times all weights, from a second derivative, so no approximation of H.
 
     Source: Molchanov et al., Importance Estimation for Neural Network Pruning (CVPR 2019), the
-    second-order expansion with the row of the Hessian times the parameters.
+    second-order expansion with the row of the Hessian times the parameters. Their code takes gates and the diagonal.
     """
     stats = (MEAN, TIMES_WEIGHTS)
     return told(request, by_gradient(request, stats, lambda w, s: w * s[MEAN] - w * s[TIMES_WEIGHTS] / 2, np.square))

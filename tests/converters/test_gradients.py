@@ -14,7 +14,21 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402
-from small import FAST, array_of, cli, cnn, mlp, model, put, record, refused, tensor  # noqa: E402
+from small import (  # noqa: E402
+    FAST,
+    FLOAT,
+    array_of,
+    cli,
+    cnn,
+    mlp,
+    mlp_nodes,
+    model,
+    put,
+    rand,
+    record,
+    refused,
+    tensor,
+)
 
 from graphprune.analysis import analyse  # noqa: E402
 from graphprune.calibrate.labelled import LABELS, inputs_of  # noqa: E402
@@ -118,6 +132,26 @@ def test_the_batch_does_not_matter(batch: int) -> None:
         one, other = scored(cnn(), criterion), scored(cnn(), criterion, batch=batch)
         for name in one:
             np.testing.assert_allclose(one[name], other[name], rtol=1e-3, atol=1e-5 * np.abs(one[name]).max())
+
+
+def test_nirvana_takes_every_logit_where_it_is_largest_along_positions() -> None:
+    rows, w1, w2 = RNG.standard_normal((6, 5, 8)), rand(8, 64).astype(np.float64), rand(64, 4).astype(np.float64)
+    arrays = [tensor("w1", w1.astype(np.float32)), tensor("w2", w2.astype(np.float32))]
+    proto = model(mlp_nodes(), arrays, [("x", FLOAT, ["n", 5, 8])], [("y", FLOAT, ["n", 5, 4])])
+    hidden = np.maximum(rows @ w1, 0)
+    best = (hidden @ w2).argmax(1)  # [samples, logits]
+    by1, by2 = np.zeros_like(w1), np.zeros_like(w2)
+    for n in range(6):
+        for k in range(4):
+            x, h = rows[n, best[n, k]], hidden[n, best[n, k]]
+            by2[:, k] += h / 24
+            by1 += np.outer(x, (h > 0) * w2[:, k]) / 24
+    want = np.abs(w1 * by1).sum(0) + np.abs(w2 * by2).sum(1)
+    analysis = analyse(proto)
+    samples = Samples(lambda: iter([{"x": rows.astype(np.float32)}]), 6, "in-distribution")
+    found = gradients(analysis.model, samples, Asked(GRADIENT_CRITERIA["nirvana"].needs, 4))
+    (got,) = score(analysis.coupling, "nirvana", "sum", "none", gradients=found).by_group.values()
+    np.testing.assert_allclose(got, want, rtol=2e-4, atol=1e-7)
 
 
 def test_grasp_keeps_what_the_flow_of_gradients_needs() -> None:
