@@ -52,13 +52,11 @@ def prepare(
     `learned`, if given, returns what `calibrate` did for the same model, inputs and options at another time.
     """
     _agree(checking, asked)
-    untrained = analysis.looking.reinit is not None and asked.repair == "auto"
+    untrained = _untrained(analysis, asked)
     parse_calibration(None if _off(asked) else asked.calibration, asked.preset, asked.tokenizer, asked.length)
-    said = asked.calibration is not None or not (untrained or asked.repair == "none")
     if asked.repair in UNSEEN and (_off(asked) or not checking.run) and analysis.coupling.groups:
         return None, repairing_unseen(asked.repair, "")
-    wanted = said or choosing.criterion in _by_data(untrained)
-    if not (checking.run and wanted) or _off(asked) or not analysis.coupling.groups:
+    if not calibrates(analysis, choosing, checking, asked):
         return None, None
     asked = replace(asked, repair="none") if untrained else asked
     known, remark = learned() if learned is not None else calibrate(analysis, asked, progress)
@@ -81,6 +79,18 @@ def prepare(
         return repair_record(known, done, remark)
 
     return known, repairing
+
+
+def calibrates(analysis: Analysis, choosing: Choosing, checking: Checking, asked: Calibrating) -> bool:
+    """Return whether the model is to be run on samples, the caller's or made-up ones."""
+    untrained = _untrained(analysis, asked)
+    said = asked.calibration is not None or not (untrained or asked.repair == "none")
+    wanted = said or choosing.criterion in _by_data(untrained)
+    return checking.run and wanted and not _off(asked) and bool(analysis.coupling.groups)
+
+
+def _untrained(analysis: Analysis, asked: Calibrating) -> bool:
+    return analysis.looking.reinit is not None and asked.repair == "auto"
 
 
 def _by_data(untrained: bool) -> tuple[str, ...]:

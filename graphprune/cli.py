@@ -64,6 +64,7 @@ from graphprune.terminal import (
     ThreadsOpt,
     TokenizerOpt,
     TrustOpt,
+    TurnOpt,
     VerboseOpt,
     calibrating_of,
     choosing_of,
@@ -181,7 +182,7 @@ def plan(
     tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0,
     jobs: JobsOpt = 1, scheduler: SchedulerOpt = None, layers: LayersOpt = True, machine: MachineOpt = None,
     at: AtOpt = None, effort: EffortOpt = "medium", pareto: ParetoOpt = None, points: PointsOpt = 6,
-    seconds: SecondsOpt = 2.0, labels: LabelsOpt = None, reinit: ReinitOpt = None,
+    seconds: SecondsOpt = 2.0, labels: LabelsOpt = None, reinit: ReinitOpt = None, turn: TurnOpt = True,
 ) -> None:
     """Decide what would be pruned, and write that as a plan, without pruning."""
     talk = Talk(json_, quiet, verbose)
@@ -192,7 +193,7 @@ def plan(
     wanted = along(pareto, points, {"--output": output}, models=False)
     asked = calibrating_of(
         calibration, preset, tokenizer, length, samples, memory, "auto" if wanted else "none", effort, seed, jobs,
-        scheduler, labels,
+        scheduler, labels, turn,
     )
     from graphprune.output import guard_plan
     from graphprune.pipeline import Checking, Order, analyse, begun, make_plan
@@ -228,7 +229,7 @@ def prune(
     align: AlignOpt = "auto", floor: FloorOpt = 0.1, include: IncludeOpt = None, exclude: ExcludeOpt = None,
     input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu", trust: TrustOpt = False,
     threads: ThreadsOpt = None, batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None,
-    adapters: AdaptersOpt = True, seconds: SecondsOpt = 2.0, calibration: CalibrationOpt = None,
+    adapters: AdaptersOpt = True, turn: TurnOpt = True, seconds: SecondsOpt = 2.0, calibration: CalibrationOpt = None,
     preset: PresetOpt = None, tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = None,
     memory: MemoryOpt = 2.0, repair: RepairOpt = "auto", effort: EffortOpt = "medium", evaluate: EvaluateOpt = None,
     jobs: JobsOpt = 1, scheduler: SchedulerOpt = None, layers: LayersOpt = True, cleanup: CleanupOpt = True,
@@ -242,7 +243,7 @@ def prune(
     """Prune a model, prove and time the result, and write it."""
     talk = Talk(json_, quiet, verbose)
     asked = calibrating_of(
-        calibration, preset, tokenizer, length, samples, memory, repair, effort, seed, jobs, scheduler, labels
+        calibration, preset, tokenizer, length, samples, memory, repair, effort, seed, jobs, scheduler, labels, turn
     )
     model, target_path = as_onnx(model, output, input_shape, trust, talk)
     from graphprune.metric import find_metric

@@ -112,7 +112,7 @@ class Calibrating:
     as the model's size allows); sums of statistics take at most `memory` GB. `repair` is one of `Repair`; `effort`
     low, medium or high. The workers of `pool` share the samples, and the trials of single groups.
     `labels` is the key of labels beside the inputs, where `calibration` is an .npz: what criteria from
-    gradients hold answers against. `turn`: given data choose bases for the inner widths of attention.
+    gradients hold answers against. `turn`: samples choose bases for widths that have none of their own.
     """
 
     calibration: Any = None

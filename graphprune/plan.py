@@ -75,9 +75,10 @@ class PruningPlan:
         return replace(self, meta={**self.meta, key: list(texts)}) if texts else self
 
     def straight(self) -> PruningPlan:
-        """Return the plan, for use on weights and values of the dense file; raises PlanError where heads are turned."""
+        """Return the plan, for use on weights and values of the dense file; raises PlanError where some are turned."""
         if set(self.turned) & self.keep.keys():
-            raise PlanError(f"the plan is for heads that are turned ({self.turned[0]!r}): plan with turn=False")
+            name = self.turned[0]
+            raise PlanError(f"the plan is for widths that are turned ({name!r}): plan with --no-turn (turn=False)")
         return self
 
     def then(self, later: PruningPlan) -> PruningPlan:

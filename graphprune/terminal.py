@@ -132,6 +132,9 @@ AllowOpt = Annotated[
 AdaptersOpt = Annotated[
     bool, typer.Option("--adapters/--no-adapters", help="Free widths behind inputs and outputs that keep theirs.")
 ]
+TurnOpt = Annotated[
+    bool, typer.Option("--turn/--no-turn", help="Turn widths that have no basis of their own: heads, linear streams.")
+]
 
 
 class Talk:
@@ -246,7 +249,7 @@ def choosing_of(
 def calibrating_of(
     calibration: str | None, preset: str | None, tokenizer: str | None, length: int | None, samples: int | None,
     memory: float, repair: str, effort: str, seed: int, jobs: int = 1, scheduler: str | None = None,
-    labels: str | None = None,
+    labels: str | None = None, turn: bool = True,
 ) -> Calibrating:
     """Read the options of calibration and repair; raises UsageError."""
     from graphprune.options import Calibrating
@@ -254,7 +257,7 @@ def calibrating_of(
 
     return Calibrating(
         calibration, preset, tokenizer, length, samples, memory, cast(Any, repair), cast(Any, effort), seed,
-        Pool(jobs, scheduler), labels,
+        Pool(jobs, scheduler), labels, turn=turn,
     )
 
 

@@ -1,4 +1,4 @@
-"""Turning as a stage of the pipeline: which inner widths of attention have no basis of their own, and a better one."""
+"""Turning as a stage of the pipeline: which widths have no basis of their own, and a better one for them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphprune.accuracy import calibrate, prepare, samples_for
+from graphprune.accuracy import calibrate, calibrates, prepare, samples_for
 from graphprune.analysis import Analysis, Progress
 from graphprune.calibrate.knowledge import Knowledge, batch_of, threads_of
+from graphprune.calibrate.labelled import unlabelled
 from graphprune.calibrate.remembered import remembered
 from graphprune.calibrate.samples import Samples
 from graphprune.calibrate.statistics import Gram, gather
 from graphprune.consumers import Consumer, consumers
-from graphprune.errors import PlanError, SessionError
+from graphprune.errors import GraphPruneError, PlanError, SessionError
 from graphprune.execute import relative_error
 from graphprune.followers import followers
-from graphprune.order import Order
+from graphprune.options import Calibrating
+from graphprune.order import Learned, Order
 from graphprune.repair import Repairing
 from graphprune.runtime import run
-from graphprune.transform.turned import Moment, Pair, Side, pairs, turned
+from graphprune.transform.between import Pair, Side, pairs
+from graphprune.transform.turned import Moment, turned
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
 _SAMPLES = 128  # that second moments are taken from: they need no more to tell directions apart
@@ -31,26 +34,27 @@ _EQUAL = 1e-4  # of the largest output: what turning may change
 
 
 def turning(
-    analysis: Analysis, samples: Samples | None, progress: Progress = lambda text: None, names: Sequence[str] = ()
+    analysis: Analysis, samples: Samples | None, progress: Progress = lambda text: None,
+    found: Sequence[Pair] | None = None,
 ) -> Analysis:
-    """Return a model's analysis with the inner widths of its attention turned.
+    """Return a model's analysis with those widths turned that no node needs in the basis that they have.
 
-    Directions are ordered by what they do on `samples`, by weights alone where there are none. Without `names` all
-    groups are turned that can be. What changes the model's outputs by more than rounding is left out: it is run.
+    Directions are ordered by what they do on `samples`, by weights alone where there are none. All are turned that
+    can be, unless some are `found`. What changes the model's outputs by more than rounding is left out: it is run.
 
     >>> turning(analyse("bert.onnx"), samples).turned  # doctest: +SKIP
     ('query.weight:1.1', 'value.weight:1.1')
     """
-    found = [p for p in pairs(analysis.coupling) if not names or p.group in names]
+    found = pairs(analysis.coupling) if found is None else found
     if not found:
         return analysis
-    progress("turning heads")
+    progress("turning")
     moment = _moments(analysis, found, samples) if samples is not None else _unknown
     sound = _sound(analysis, found, moment)
     if not sound:
         return analysis
     model, coupling = turned(analysis.model, analysis.coupling, sound, moment)
-    return analysis.turning(model, coupling, tuple(p.group for p in sound))
+    return analysis.turning(model, coupling, tuple(dict.fromkeys(p.group for p in sound)))
 
 
 def begun(
@@ -58,25 +62,41 @@ def begun(
 ) -> tuple[Analysis, Knowledge | None, Repairing | None]:
     """Return the analysis to plan and repair with, what calibration tells (None: nothing), and what repairs.
 
-    Heads are turned where the caller's data decide what goes, and where a plan says so.
+    Widths are turned where error curves decide what goes, and where a plan says so.
 
     >>> begun(analysis, Order(Choosing(), Checking(), Calibrating("texts.npz")))[0].turned  # doctest: +SKIP
     ('query.weight:1.1', 'value.weight:1.1')
 
-    Raises UsageError for data that do not fit, PlanError where a plan is for heads that cannot be turned.
+    Raises UsageError for data that do not fit, PlanError where a plan is for widths that cannot be turned.
     """
     asked, plan, learned = order.calibrating, order.plan, order.learned
     names = plan.turned if plan is not None else ()
-    given = asked.given and order.checking.run
-    wanted = bool(names) if plan is not None else given and asked.turn and order.choosing.settled(True)[0] == "obs"
-    if wanted and learned is None and pairs(analysis.coupling):
-        samples = remembered(samples_for(analysis, asked)) if given else None
-        analysis = turning(analysis, samples, progress, names)
-        if samples is not None:
-            learned = partial(calibrate, analysis, asked, progress, samples)
+    sampled = calibrates(analysis, order.choosing, order.checking, asked)
+    chosen = plan is None and asked.turn and sampled and order.choosing.settled(True)[0] == "obs"
+    found = pairs(analysis.coupling) if (names or chosen) and learned is None else ()
+    found = tuple(p for p in found if chosen or p.group in names)
+    if found and sampled:
+        analysis, learned = _by_samples(analysis, asked, found, progress)
+    elif found:
+        analysis = turning(analysis, None, progress, found)
     if set(names) - set(analysis.turned):
-        raise PlanError(f"the plan is for heads that are turned, and those of {names[0]!r} cannot be in this model")
+        raise PlanError(f"the plan is for widths that are turned, and {names[0]!r} cannot be in this model")
     return analysis, *prepare(analysis, order.choosing, order.checking, asked, progress, learned)
+
+
+def _by_samples(
+    analysis: Analysis, asked: Calibrating, found: Sequence[Pair], progress: Progress
+) -> tuple[Analysis, Learned | None]:
+    """Return the turned analysis, and what calibrates with the same samples; nothing where made-up ones do not work."""
+    try:
+        samples = remembered(samples_for(analysis, asked))
+        plain = samples if asked.labels is None else unlabelled(samples)
+        analysis = turning(analysis, plain, progress, found)
+    except GraphPruneError:
+        if asked.given:
+            raise
+        return analysis, None
+    return analysis, partial(calibrate, analysis, asked, progress, samples)
 
 
 def _unknown(side: Side) -> Matrix | None:
@@ -108,20 +128,20 @@ def _moments(analysis: Analysis, found: Sequence[Pair], samples: Samples) -> Mom
     coupling = analysis.coupling
     known = consumers(coupling)
     by_weight = {c.weight: c for c in (*known.found, *followers(coupling, known)) if not c.frozen and c.groups == 1}
-    sides = [s for p in found for s in ((p.first, p.second) if p.second.produced else (p.second,))]
+    sides = [s for p in found for s in ((*p.first, *p.second) if p.met else p.second)]
     wanted = list({s.weight: by_weight[s.weight] for s in sides if s.weight in by_weight}.values())
     batch = batch_of(analysis, replace(known, found=tuple(wanted)), samples)
     few = samples.limited(_SAMPLES, analysis.looking.seed)
     stats = gather(analysis.model, wanted, few, batch=batch, seed=analysis.looking.seed, threads=threads_of(analysis))
-    firsts = {id(p.first) for p in found if p.second.produced}
-    made: dict[int, Matrix | None] = {}
+    firsts = {s for p in found if p.met for s in p.first}
+    made: dict[Side, Matrix | None] = {}
 
     def moment(side: Side) -> Matrix | None:
-        if id(side) not in made:
+        if side not in made:
             grams = [s[c.key] for c in wanted if c.weight == side.weight for s in (stats.fit, stats.held) if c.key in s]
             one = by_weight.get(side.weight)
-            made[id(side)] = _moment(analysis, side, one, grams, id(side) in firsts) if one and grams else None
-        return made[id(side)]
+            made[side] = _moment(analysis, side, one, grams, side in firsts) if one and grams else None
+        return made[side]
 
     return moment
 
@@ -131,7 +151,8 @@ def _moment(analysis: Analysis, side: Side, one: Consumer, grams: Sequence[Gram]
     second, mean = (np.sum([getattr(g, k)[0] for g in grams], axis=0) / rows for k in ("second", "first"))
     centred = second - np.outer(mean, mean)
     if not side.produced:
-        return np.asarray(centred)
+        slots = one.axis.size  # a kernel has several columns for each
+        return np.asarray(np.einsum("itjt->ij", centred.reshape(slots, one.columns, slots, one.columns)))
     weights: Mapping[str, Any] = analysis.coupling.graph.weights
     matrix = np.asarray(one.design.matrix(weights[side.weight].read())[0], np.float64)
     found = matrix.T @ centred @ matrix

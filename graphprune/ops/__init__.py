@@ -60,6 +60,7 @@ from graphprune.ops.fused_designs import ADD, DYNAMIC, SCALERS, SPELLED
 from graphprune.ops.gather import CARRIERS, MOVERS, PICKERS, REPEATERS, BoundRule
 from graphprune.ops.inference import ShapeRule
 from graphprune.ops.initial import Start, StartRule
+from graphprune.ops.linear import LINEAR, TOGETHER
 from graphprune.ops.matmul import MATMUL
 from graphprune.ops.movement import TRANSPOSE
 from graphprune.ops.noops import NoopRule, Sight
@@ -199,6 +200,7 @@ __all__ = [
     "FOLDS",
     "IDENTITY",
     "INITIAL",
+    "LINEAR",
     "LOOKUPS",
     "MATMUL",
     "MOMENTS",
@@ -218,6 +220,7 @@ __all__ = [
     "SHAPES",
     "SPELLED",
     "STORED",
+    "TOGETHER",
     "TRANSPOSE",
     "AxisRule",
     "BodyRule",
