@@ -142,12 +142,12 @@ def by_torch_pruning(module: Any, method: str, target: float, images: Array, lab
     kind, everywhere = BASELINES[method]
     importance = getattr(tp.importance, kind)()
     linear = [m for m in module.modules() if isinstance(m, torch.nn.Linear)]
-    heads = {m.qkv: m.heads for m in module.modules() if hasattr(m, "qkv")}
-    loose = {module.positions: 2} if hasattr(module, "positions") else None
+    narrow = {m.mlp[0] for m in module.modules() if hasattr(m, "mlp")}  # it fails where one layer makes q, k and v
+    left = [m for m in [*linear, module.patches] if m not in narrow] if narrow else [linear[-1]]
+    loose = [(module.positions, 2)] if hasattr(module, "positions") else None
     pruner = tp.pruner.BasePruner(
         module, x, importance=importance, global_pruning=everywhere, pruning_ratio=0.95, max_pruning_ratio=0.95,
-        iterative_steps=STEPS, ignored_layers=[linear[-1]], num_heads=heads,
-        unwrapped_parameters=loose,
+        iterative_steps=STEPS, ignored_layers=left, unwrapped_parameters=loose,
     )  # fmt: skip
     dense = tp.utils.count_ops_and_params(module, x)[0]
     now = dense
