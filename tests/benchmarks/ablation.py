@@ -35,6 +35,10 @@ WAYS: dict[str, dict[str, str]] = {
         "global": f"{GIVEN} --allocation global",
         "error": GIVEN,
     },
+    "widths without a basis": {
+        "left as they are": f"{GIVEN} --no-turn",
+        "turned": GIVEN,
+    },
     "repair": {
         "none": f"{GIVEN} --repair none",
         "weights": f"{GIVEN} --repair weights",
