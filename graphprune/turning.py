@@ -77,7 +77,7 @@ def begun(
     found = tuple(p for p in found if chosen or p.group in names)
     if found and sampled:
         analysis, learned = _by_samples(analysis, asked, found, progress)
-    elif found:
+    if names and not analysis.turned:  # without samples, or with made-up ones that do not work
         analysis = turning(analysis, None, progress, found)
     if set(names) - set(analysis.turned):
         raise PlanError(f"the plan is for widths that are turned, and {names[0]!r} cannot be in this model")
