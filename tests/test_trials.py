@@ -102,3 +102,11 @@ def test_longer_samples_are_more_work() -> None:
         for n in (10**6, 10)
     )
     assert long < 4 < short
+
+
+def test_what_ruins_the_outputs_says_nothing_of_milder_cuts() -> None:
+    curve = Curve(np.arange(4), np.array([0.0, 0.1, 0.2, 0.4, 0.8]), 5, 0.0)
+    ruined = worth({"a": curve}, [Trial("a", 2, 0.4, 6.0)])["a"][1]
+    np.testing.assert_allclose(ruined, [12.0, 6.0, 6.0, 6.0, 0.0])  # by width: 1 to 5
+    milder = worth({"a": curve}, [Trial("a", 2, 0.4, 6.0), Trial("a", 4, 0.1, 0.2)])["a"][1]
+    np.testing.assert_allclose(milder, [12.0, 6.0, 0.2 + 5.8 / 3, 0.2, 0.0])
