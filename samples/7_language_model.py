@@ -77,6 +77,8 @@ def main() -> None:
     result.save(args.save)
     before, after = (result.report[k]["parameters"] for k in ("before", "after"))
     print(f"parameters {before:,} -> {after:,}, {result.plan.meta.get('trials', 0)} trials, {len(rows)} sequences")
+    if result.report["divergence"]["damaged"]:
+        print("held-back sequences say that the model is damaged: remove less")
     for first, *others in args.evaluate:
         name, _, path = first.partition("=")
         texts = sequences([Path(path), *map(Path, others)], tokenizer, 16, args.length)
