@@ -40,6 +40,7 @@ _FEWEST, _ENOUGH, _MOST = 2, 16, 128  # samples: at least, where each has many r
 _ROWS = 2048
 _OPENING = 500  # multiply-accumulates that one weight costs when a model is built and opened
 _NONE = np.zeros(0, np.int64)
+_PART = 2  # one group of so many must be tried: a few that are known to be cheap would pay for all others
 _LEAST = 1e-2  # of what errors are worth elsewhere: no group is free
 _RUINED = 2.0  # nats, or times the energy of an output: what is lost no longer grows with what is removed
 
@@ -64,7 +65,8 @@ def trials(
     """Prune groups one at a time, to a half, three and one quarter of their size, and compare outputs.
 
     `things` are groups and branches, in the order in which they matter; all groups are tried at a half first, then
-    each branch is bypassed. It ends when the models have cost about `work` multiply-accumulates. Samples are those that
+    each branch is bypassed. It ends when the models have cost about `work` multiply-accumulates; where that is not
+    enough for half of the groups, nothing is tried, and errors of layers decide. Samples are those that
     nothing is fitted to, 2 to 128 of them, as many as the work permits; 16 do where the outputs have a row for each
     token.
 
@@ -73,8 +75,10 @@ def trials(
     """
     runs = _dense(analysis, known, work / (2 * max(len(things), 1)))
     macs = analysis.dense.macs * sample_scale(analysis, known.samples) * known.batch * len(runs)
-    affordable = int(work / (macs + _OPENING * analysis.dense.parameters + 1))
-    wanted = list(islice(_wanted(analysis, things), max(affordable, 1)))
+    affordable = max(int(work / (macs + _OPENING * analysis.dense.parameters + 1)), 1)
+    if affordable * _PART < sum(not isinstance(thing, Branch) for thing in things):
+        return []
+    wanted = list(islice(_wanted(analysis, things), affordable))
     done = []
     lost = losses(analysis, known, (_choice(found, thing, width) for thing, width in wanted), runs)
     for k, (thing, width) in enumerate(wanted):

@@ -110,3 +110,12 @@ def test_what_ruins_the_outputs_says_nothing_of_milder_cuts() -> None:
     np.testing.assert_allclose(ruined, [12.0, 6.0, 6.0, 6.0, 0.0])  # by width: 1 to 5
     milder = worth({"a": curve}, [Trial("a", 2, 0.4, 6.0), Trial("a", 4, 0.1, 0.2)])["a"][1]
     np.testing.assert_allclose(milder, [12.0, 6.0, 0.2 + 5.8 / 3, 0.2, 0.0])
+
+
+def test_a_few_of_many_groups_are_not_tried() -> None:
+    net = Net()
+    x = net.input("x", [None, 6])
+    for k in range(5):
+        x = net("Relu", net.gemm(x, 6 if k == 0 else 8, 8, name=f"l{k}"))
+    _, found, done = tried(net.output(net.gemm(x, 8, 3, name="last")), work=1.0)
+    assert len(found) == 5 and done == []
