@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from graphprune.alike import families
 from graphprune.allocate import Budget, allocate, open_branches, planned, select
 from graphprune.allocate.error import Curves, Posed, kept_counts, posed
 from graphprune.analysis import Analysis, Progress
@@ -32,7 +33,7 @@ from graphprune.repaired import repair_record
 from graphprune.report.data import curves_record
 from graphprune.rewrite import Chosen
 from graphprune.score import DATA_CRITERIA, GRADIENT_CRITERIA, Scores, score
-from graphprune.trials import Things, Trial, trials, worth
+from graphprune.trials import Things, Trial, likely, trial_work, trials, worth
 
 _WORK = 1e11  # multiply-accumulates of one pass over made-up samples
 _CHOICE_WORK = 5e11  # multiply-accumulates that may go into choosing them
@@ -40,7 +41,6 @@ _FEWEST = 32
 _MOST_MADE = 2048  # made-up inputs cost nobody anything, and more of them are better
 _MOST_GIVEN = 512
 _MOST_BYTES = 1e15
-_TRIAL_WORK = {"low": 0.0, "medium": 1e12, "high": 2e13}
 
 
 def prepare(
@@ -182,8 +182,7 @@ def deciding(
     tried: dict[tuple[str, ...], list[Trial]] = {}
 
     def told(budget: Budget) -> Sequence[Trial]:
-        work = _TRIAL_WORK[known.effort]
-        if budget.allocation != "error" or not work:
+        if budget.allocation != "error":
             return ()
         groups = select(coupling, budget).groups
         macs = analysis.costs.macs_by_group() if {"macs", "latency"} & budget.targets.keys() else {}
@@ -191,9 +190,10 @@ def deciding(
         branches = open_branches(coupling, budget) if layers else ()
         names = (*(g.name for g in ordered), *(b.name for b in branches))  # the order counts: not all may be tried
         if names not in tried:
-            turned = influences(analysis, known, branches)
+            work = trial_work(analysis, known, groups)
+            turned = influences(analysis, known, branches) if work else {}
             things: Things = [*ordered, *sorted(branches, key=lambda b: turned.get(b.name, 0.0))]
-            tried[names] = trials(analysis, known, found, things, work, progress)
+            tried[names] = trials(analysis, known, found, things, work, progress) if work else []
         return tried[names]
 
     return Deciding(analysis, known, found, told)
@@ -257,7 +257,10 @@ class Deciding:
 
     def _by_width(self, budget: Budget) -> Curves:
         tried, errors = self.tried(budget), {n: c.by_width() for n, c in self.found.items()}
-        by_width: Curves = worth(self.found, tried) if tried else errors
+        by_width: Curves = errors
+        if tried:
+            alike = families(self.analysis.coupling, self.analysis.coupling.groups)
+            by_width = worth(self.found, [*tried, *likely(self.found, tried, alike)])
         told: dict[str, Any] = self.known.once("told", dict)
         told.update(errors=errors, losses=by_width if tried else None)
         return by_width

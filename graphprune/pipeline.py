@@ -62,8 +62,7 @@ def make_plan(
     Raises NothingPrunable, UsageError or TargetError.
     """
     coupling = analysis.coupling
-    if choosing.speedup is not None and not choosing.speedup > 1:
-        raise UsageError(f"a speed-up of {choosing.speedup:g} asks for nothing: give a number above 1")
+    budget = budget_of(choosing, known is not None)
     if not coupling.graph.weights:
         raise NothingPrunable("the model has no weights: there is nothing to prune")
     if not coupling.groups:
@@ -71,7 +70,6 @@ def make_plan(
         raise NothingPrunable(f"every axis of every weight is pinned: {reasons[:300] or 'no axis is free'}")
     if choosing.speedup is not None and "latency" in choosing.targets:
         raise UsageError("--speedup and a target of latency say the same thing: give one of them")
-    budget = budget_of(choosing, known is not None)
     analysis = priced(analysis, choosing, effort, progress)
     progress("scoring")
     decide = decider(analysis, choosing, known, progress)

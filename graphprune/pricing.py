@@ -8,6 +8,7 @@ from graphprune.allocate import Budget
 from graphprune.allocate.align import detect_alignment
 from graphprune.analysis import Analysis, Progress
 from graphprune.costs import CostModel
+from graphprune.errors import UsageError
 from graphprune.machine.energy import energy
 from graphprune.machine.latency import Latency
 from graphprune.machine.memory import memory
@@ -16,10 +17,15 @@ from graphprune.plan import PruningPlan
 
 
 def budget_of(choosing: Choosing, calibrated: bool) -> Budget:
-    """Return what is asked for; a speed-up stands for as much of the multiply-accumulates, until something is timed."""
+    """Return what is asked for; a speed-up stands for as much of the multiply-accumulates, until something is timed.
+
+    Raises UsageError for a speed-up that is none.
+    """
     targets = dict(choosing.targets)
-    if choosing.speedup:
-        targets.setdefault("macs", 1 / max(choosing.speedup, 1.0))
+    if choosing.speedup is not None:
+        if not choosing.speedup > 1:
+            raise UsageError(f"a speed-up of {choosing.speedup:g} asks for nothing: give a number above 1")
+        targets.setdefault("macs", 1 / choosing.speedup)
     return Budget(
         sparsity=choosing.sparsity,
         targets=targets,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphprune.calibrate.answers import softmax
+from graphprune.calibrate.answers import log_softmax
 from graphprune.calibrate.knowledge import Knowledge
 from graphprune.calibrate.padding import Real, real_tokens
 from graphprune.calibrate.samples import Feed
@@ -24,9 +25,10 @@ Array = npt.NDArray[Any]
 Arrange = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 _MOST = 16
 _TINY = 1e-12
+_LEAST = math.log(_TINY)
 _HUGE = 1e30
 _SLACK = 1e-6
-_AT_ONCE = 4_000_000
+_AT_ONCE = 1_000_000
 _AXES = 3  # an output with more axes is a map of features
 _EVEN = 0.9
 _NO_LOGITS = re.compile(r"embed|hidden|feature|pool|norm|state|box|mask")
@@ -155,24 +157,30 @@ class _Sums:
 
     def _add(self, dense: Array, pruned: Array) -> None:
         finite = np.isfinite(dense)
-        x = np.where(finite, dense, 0.0)
-        y = np.where(finite & np.isfinite(pruned), pruned, 0.0)
+        whole = bool(finite.all() and np.isfinite(pruned).all())
+        x = dense if whole else np.where(finite, dense, 0.0)
+        y = pruned if whole else np.where(finite & np.isfinite(pruned), pruned, 0.0)
+        difference = x - y
         self.rows += len(x)
         self.entries += x.size
-        self.difference += float(np.square(x - y).sum())
-        self.energy += float(np.square(x).sum())
+        self.difference += float(np.vdot(difference, difference))
+        self.energy += float(np.vdot(x, x))
         norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
         some = np.linalg.norm(x, axis=1) > _TINY
-        self.cosine += float((np.sum(x * y, axis=1)[some] / np.maximum(norms[some], _TINY)).sum())
+        self.cosine += float((np.einsum("ij,ij->i", x, y)[some] / np.maximum(norms[some], _TINY)).sum())
         self.directions += int(some.sum())
         if self.width > 1:
-            self._add_rows(*(np.nan_to_num(z, nan=0.0, posinf=_HUGE, neginf=-_HUGE) for z in (dense, pruned)))
+            rows = (z if whole else np.nan_to_num(z, nan=0.0, posinf=_HUGE, neginf=-_HUGE) for z in (dense, pruned))
+            self._add_rows(*rows)
 
     def _add_rows(self, dense: Array, pruned: Array) -> None:
         self.agree += int((dense.argmax(1) == pruned.argmax(1)).sum())
-        likely = softmax(dense)
-        self.as_logits += _kl(likely, softmax(pruned))
-        self.entropy -= float((likely * np.log(likely + _TINY)).sum())
+        log_dense, log_pruned = (log_softmax(z) for z in (dense, pruned))
+        likely = np.exp(log_dense)
+        for logs in (log_dense, log_pruned):
+            np.maximum(logs, _LEAST, out=logs)
+        self.as_logits += float(np.vdot(likely, log_dense - log_pruned))
+        self.entropy -= float(np.vdot(likely, log_dense))
         self.positive &= bool((dense >= -_SLACK).all())
         self.whole &= all(np.allclose(z.sum(axis=1), 1, atol=1e-2) for z in (dense, pruned))
         if self.positive and self.whole:

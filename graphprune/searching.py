@@ -6,7 +6,7 @@ to the same limits and looks at what outputs lose by all groups together (`alloc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from graphprune.costs import CostModel
 from graphprune.errors import TargetError
 from graphprune.plan import PruningPlan
 from graphprune.rewrite import Chosen
+from graphprune.scale.candidates import cost_of
 
 if TYPE_CHECKING:
     from graphprune.machine.known import Known
@@ -36,7 +37,6 @@ _FEWEST = 16  # candidates, below which nothing is searched
 _SAMPLES, _TOKENS = 256, 4096  # that candidates are compared on: samples, or rows of outputs where a sample has many
 _FEW = 4  # the first look is at this part of them
 _SHARE = 0.4  # of all samples, what a candidate is run on in the mean
-_OPENING = 500  # multiply-accumulates that one weight costs when a model is built and opened
 _LEVELS = (8, 32)  # of one group that are looked at: each is a refit of its readers
 _REFITS = 5e12  # multiplications that all of them may take, down to the fewer levels
 _SOLVED = 8  # solutions of a layer's system that one refit takes
@@ -111,32 +111,48 @@ def searched(decide: Decide, budget: Budget, costs: CostModel, progress: Progres
 def less_lost(
     decide: Decide, plan: PruningPlan, budget: Budget, asked: tuple[float, Known], progress: Progress
 ) -> PruningPlan:
-    """Return a plan by latency, or one by multiply-accumulates, timed to be as fast, if its outputs lose less.
+    """Return a plan by latency, or one by multiply-accumulates or by both, timed to be as fast, that loses least.
 
     Predicted times say which layers are worth narrowing, and are wrong by some percent for each; which error is the
-    larger differs from model to model, so both are pruned, refitted and run. `asked` has the speed-up and what predicts
+    larger differs from model to model, so all are pruned, refitted and run. `asked` has the speed-up and what predicts
     latencies. With low effort, and for another machine, the given plan stays.
     """
-    from graphprune.machine.counted import Counted
-    from graphprune.speed import allocate_for_speed
-
     speedup, known = asked
     if not isinstance(decide, Deciding) or budget.allocation != "error" or known.foreign:
         return plan
     feeds = searching_feeds(decide.known, _feeds(decide))
     if decide.known.effort == "low" or not feeds:
         return plan
-    counted = replace(known, latency=Counted())
-    try:
-        other = allocate_for_speed(decide.analysis, decide, budget, speedup, counted, progress)
-    except TargetError:
-        return plan
-    if other.keep == plan.keep and other.bypass == plan.bypass:
+    plans = [plan, *_as_fast(decide, plan, budget, (speedup, known), progress)]
+    if len(plans) == 1:
         return plan
     progress("comparing plans")
-    both = [p.chosen(decide.analysis.coupling) for p in (plan, other)]
-    lost = Candidates(decide.analysis, decide.known, lambda levels: both[levels[0]], _runs(decide, feeds), _MEMORY)
-    return other if lost((1,), len(feeds)) < lost((0,), len(feeds)) else plan
+    chosen = [p.chosen(decide.analysis.coupling) for p in plans]
+    lost = Candidates(decide.analysis, decide.known, lambda levels: chosen[levels[0]], _runs(decide, feeds), _MEMORY)
+    return plans[min(range(len(plans)), key=lambda k: lost((k,), len(feeds)))]
+
+
+def _as_fast(
+    decide: Deciding, plan: PruningPlan, budget: Budget, asked: tuple[float, Known], progress: Progress
+) -> Iterator[PruningPlan]:
+    """Yield other plans by other prices that were measured to be as fast."""
+    from graphprune.machine.counted import Counted
+    from graphprune.machine.latency import Latency
+    from graphprune.machine.mixed import Mixed
+    from graphprune.speed import allocate_for_speed
+
+    speedup, known = asked
+    seen = [plan]
+    for price in (Counted(), *((Mixed(known.latency),) if isinstance(known.latency, Latency) else ())):
+        try:
+            other = allocate_for_speed(
+                decide.analysis, decide, budget, speedup, replace(known, latency=price), progress
+            )
+        except TargetError:
+            continue
+        if all(other.keep != p.keep or other.bypass != p.bypass for p in seen):
+            seen.append(other)
+            yield other
 
 
 def faster(
@@ -211,6 +227,5 @@ def _feeds(deciding: Deciding) -> int:
 def _affordable(deciding: Deciding, feeds: int) -> int:
     """Return how many candidates the effort permits."""
     analysis, known = deciding.analysis, deciding.known
-    macs = analysis.dense.macs * sample_scale(analysis, known.samples) * known.batch * feeds * _SHARE
-    cost = macs + _OPENING * analysis.dense.parameters + 1
+    cost = cost_of(analysis, known, known.batch * feeds * _SHARE)
     return min(MOST[known.effort], int(WORK[known.effort] / cost))

@@ -10,7 +10,6 @@ from graphprune.allocate import Budget, Decide
 from graphprune.costs import CostModel
 from graphprune.errors import TargetError
 from graphprune.execute import runnable
-from graphprune.machine.counted import Counted
 from graphprune.machine.known import Known
 from graphprune.measure import race
 from graphprune.plan import PruningPlan
@@ -125,7 +124,7 @@ def _told(plan: PruningPlan, known: Known, speedup: float, trials: list[Trial]) 
         "asked": speedup,
         "machine": str(known.table.where),
         "timed": not known.foreign,
-        "by": "macs" if isinstance(known.latency, Counted) else "latency",
+        "by": known.latency.by,
         "trials": [t.to_json() for t in trials],
         "remarks": list(known.remarks),
     }

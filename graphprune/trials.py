@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from graphprune.alike import Family, families, in_turn
 from graphprune.allocate import allowed_sizes
 from graphprune.analysis import Analysis
 from graphprune.calibrate.knowledge import Knowledge, sample_scale, threads_of
@@ -29,18 +30,21 @@ from graphprune.quality import held_feeds
 from graphprune.reconstruct.obs import Curve
 from graphprune.rewrite import Chosen
 from graphprune.runtime import Runtime, run
-from graphprune.scale.candidates import losses
+from graphprune.scale.candidates import cost_of, losses
 from graphprune.transform.branches import Branch
 
 Vector = npt.NDArray[np.float64]
 Things = Sequence[ChannelGroup | Branch]
 Progress = Callable[[str], None]
+_WORK = {"low": 0.0, "medium": 1e12, "high": 2e13}  # multiply-accumulates that trials may cost,
+_EACH = {"low": 2e12, "medium": 1e13, "high": 2e14}  # or up to so many where that tries each group once
+_DEEP = 4  # groups of a family: with low effort only models that repeat their blocks so often are worth trials
 _KEPT = (0.5, 0.75, 0.25)  # fractions of a group that are tried, in this order while the work permits
 _FEWEST, _ENOUGH, _MOST = 2, 16, 128  # samples: at least, where each has many rows, where it has one
 _ROWS = 2048
-_OPENING = 500  # multiply-accumulates that one weight costs when a model is built and opened
 _NONE = np.zeros(0, np.int64)
-_PART = 2  # one group of so many must be tried: a few that are known to be cheap would pay for all others
+_PART = 2  # one family of so many must be tried: a few that are known to be cheap would pay for all others
+_TINY = 1e-12
 _LEAST = 1e-2  # of what errors are worth elsewhere: no group is free
 _RUINED = 2.0  # nats, or times the energy of an output: what is lost no longer grows with what is removed
 
@@ -58,26 +62,38 @@ class Trial:
     loss: float
 
 
+def trial_work(analysis: Analysis, known: Knowledge, groups: Sequence[ChannelGroup]) -> float:
+    """Return the multiply-accumulates that trials of groups may cost.
+
+    0 where not half of their families can be tried, and with low effort where the model does not repeat its blocks:
+    errors of layers decide then.
+
+    >>> trial_work(analysis, known, analysis.coupling.groups)  # doctest: +SKIP
+    1e12
+    """
+    one, kinds = cost_of(analysis, known, max(_FEWEST, known.batch)), len(families(analysis.coupling, groups))
+    if not _WORK[known.effort] and len(groups) < _DEEP * kinds:
+        return 0.0
+    work = max(_WORK[known.effort], min(_EACH[known.effort], one * len(groups)))
+    return work if work * _PART >= one * kinds else 0.0
+
+
 def trials(
     analysis: Analysis, known: Knowledge, found: Mapping[str, Curve], things: Things, work: float,
     progress: Progress = lambda text: None,
 ) -> list[Trial]:
     """Prune groups one at a time, to a half, three and one quarter of their size, and compare outputs.
 
-    `things` are groups and branches, in the order in which they matter; all groups are tried at a half first, then
-    each branch is bypassed. It ends when the models have cost about `work` multiply-accumulates; where that is not
-    enough for half of the groups, nothing is tried, and errors of layers decide. Samples are those that
-    nothing is fitted to, 2 to 128 of them, as many as the work permits; 16 do where the outputs have a row for each
-    token.
+    `things` are groups and branches, in the order in which they matter; all groups are tried at a half first (of each
+    family one, then another, as far apart as can be), then each branch is bypassed. It ends when the models have cost
+    about `work` multiply-accumulates (`trial_work`). Samples are those that nothing is fitted to, 2 to 128 of them, as
+    many as the work permits; 16 do where the outputs have a row for each token.
 
     >>> trials(analysis, known, found, analysis.coupling.groups, 1e12)  # doctest: +SKIP
     [Trial(group='conv1.weight:0', width=32, error=0.04, loss=0.003), ...]
     """
     runs = _dense(analysis, known, work / (2 * max(len(things), 1)))
-    macs = analysis.dense.macs * sample_scale(analysis, known.samples) * known.batch * len(runs)
-    affordable = max(int(work / (macs + _OPENING * analysis.dense.parameters + 1)), 1)
-    if affordable * _PART < sum(not isinstance(thing, Branch) for thing in things):
-        return []
+    affordable = max(int(work / cost_of(analysis, known, len(runs) * known.batch)), 1)
     wanted = list(islice(_wanted(analysis, things), affordable))
     done = []
     lost = losses(analysis, known, (_choice(found, thing, width) for thing, width in wanted), runs)
@@ -110,6 +126,8 @@ def _wanted(analysis: Analysis, things: Things) -> Iterator[tuple[ChannelGroup |
     """Yield groups and widths to try, each once, and branches after the first round."""
     seen = set()
     groups = [g for g in things if not isinstance(g, Branch)]
+    turn = in_turn(families(analysis.coupling, groups))
+    groups.sort(key=lambda g: turn[g.name])
     for fraction in _KEPT:
         for group in groups:
             sizes = [n for n in allowed_sizes(group, analysis.coupling, 1)[:-1] if n >= group.least]
@@ -125,6 +143,30 @@ def _choice(found: Mapping[str, Curve], thing: ChannelGroup | Branch, width: int
     """Return what a trial keeps: of a branch nothing."""
     return {thing.gate: _NONE} if isinstance(thing, Branch) else {thing.dim: found[thing.name].kept(width)}
 
+
+def likely(found: Mapping[str, Curve], tried: Sequence[Trial], alike: Sequence[Family]) -> list[Trial]:
+    """Return what groups that were not tried would have lost: as much as those of their family, next to them.
+
+    Between two that were tried, logarithms of losses lie on a line over the places in the family.
+
+    >>> curve = Curve(np.array([0, 1]), np.array([0.0, 0.1, 0.4]), 3, 0.0)
+    >>> likely({"a": curve, "b": curve}, [Trial("a", 1, 0.4, 0.8)], [("a", "b")])
+    [Trial(group='b', width=1, error=0.4, loss=0.8)]
+    """
+    own: dict[str, dict[int, float]] = {}
+    for t in tried:
+        if np.isfinite(t.loss):
+            own.setdefault(t.group, {})[t.width] = t.loss
+    out = []
+    for family in alike:
+        for width in sorted({w for name in family for w in own.get(name, {})}):
+            places = [k for k, name in enumerate(family) if width in own.get(name, {})]
+            losses = [max(own[family[k]][width], _TINY) for k in places]
+            for k, name in enumerate(family):
+                if name in found and name not in own:
+                    loss = float(np.exp(np.interp(k, places, np.log(losses))))
+                    out.append(Trial(name, width, found[name].error(width), loss))
+    return out
 
 
 def worth(found: Mapping[str, Curve], tried: Sequence[Trial]) -> dict[str, tuple[npt.NDArray[np.int64], Vector]]:

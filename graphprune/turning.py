@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphprune.accuracy import calibrate, calibrates, prepare, samples_for
+from graphprune.allocate.budget import select
 from graphprune.analysis import Analysis, Progress
 from graphprune.calibrate.knowledge import Knowledge, batch_of, threads_of
 from graphprune.calibrate.labelled import unlabelled
@@ -23,10 +24,11 @@ from graphprune.execute import relative_error
 from graphprune.followers import followers
 from graphprune.options import Calibrating
 from graphprune.order import Learned, Order
+from graphprune.pricing import budget_of
 from graphprune.repair import Repairing
 from graphprune.runtime import run
 from graphprune.transform.between import Pair, Side, pairs
-from graphprune.transform.turned import Moment, turned
+from graphprune.transform.turned import Moment, turned, unknown
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
 _SAMPLES = 128  # that second moments are taken from: they need no more to tell directions apart
@@ -49,7 +51,7 @@ def turning(
     if not found:
         return analysis
     progress("turning")
-    moment = _moments(analysis, found, samples) if samples is not None else _unknown
+    moment = _moments(analysis, found, samples) if samples is not None else unknown
     sound = _sound(analysis, found, moment)
     if not sound:
         return analysis
@@ -70,17 +72,18 @@ def begun(
     Raises UsageError for data that do not fit, PlanError where a plan is for widths that cannot be turned.
     """
     asked, plan, learned = order.calibrating, order.plan, order.learned
-    names = plan.turned if plan is not None else ()
+    said: Sequence[str] = plan.turned if plan is not None else ()
     sampled = calibrates(analysis, order.choosing, order.checking, asked)
     chosen = plan is None and asked.turn and sampled and order.choosing.settled(True)[0] == "obs"
-    found = pairs(analysis.coupling) if (names or chosen) and learned is None else ()
-    found = tuple(p for p in found if chosen or p.group in names)
+    found = pairs(analysis.coupling) if (said or chosen) and learned is None else ()
+    names = [g.name for g in select(analysis.coupling, budget_of(order.choosing, True)).groups] if chosen else said
+    found = tuple(p for p in found if p.group in names)  # what is to stay as it is, is not touched
     if found and sampled:
         analysis, learned = _by_samples(analysis, asked, found, progress)
-    if names and not analysis.turned:  # without samples, or with made-up ones that do not work
+    if said and not analysis.turned:  # without samples, or with made-up ones that do not work
         analysis = turning(analysis, None, progress, found)
-    if set(names) - set(analysis.turned):
-        raise PlanError(f"the plan is for widths that are turned, and {names[0]!r} cannot be in this model")
+    if set(said) - set(analysis.turned):
+        raise PlanError(f"the plan is for widths that are turned, and {said[0]!r} cannot be in this model")
     return analysis, *prepare(analysis, order.choosing, order.checking, asked, progress, learned)
 
 
@@ -97,10 +100,6 @@ def _by_samples(
             raise
         return analysis, None
     return analysis, partial(calibrate, analysis, asked, progress, samples)
-
-
-def _unknown(side: Side) -> Matrix | None:
-    return None
 
 
 def _sound(analysis: Analysis, found: Sequence[Pair], moment: Moment) -> list[Pair]:

@@ -19,8 +19,11 @@ from graphprune.analysis import silent
 from graphprune.assembled import Candidates, compared, mapped, readouts, searching_feeds
 from graphprune.calibrate.samples import Feed
 from graphprune.costs import CostModel
+from graphprune.errors import TargetError
 from graphprune.execute import session
 from graphprune.machine.counted import Counted
+from graphprune.machine.latency import Latency
+from graphprune.machine.mixed import Mixed
 from graphprune.plan import PruningPlan
 from graphprune.quality import Comparison, held_feeds
 from graphprune.reconstruct.mend import mend
@@ -216,6 +219,30 @@ def test_the_dense_model_runs_once_for_all_comparisons(
     found = searching.faster(decide, better, asked, (3.3, machine), silent)
     assert better.keep != worse.keep and "search" in found.meta, "both have compared"
     assert len(ran) == 1 and ran[0] > 1
+
+
+def test_half_of_a_mixed_price_is_time_and_half_multiply_accumulates(
+    sped: tuple[Deciding, PruningPlan, Budget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide, plan, asked = sped
+    latency = Latency((), {}, fixed=100.0)  # time that no width changes
+    costs = CostModel(decide.analysis.coupling, (Mixed(latency),))
+    fraction = latency_of(decide, plan)
+    assert costs({}).of("latency") == pytest.approx(1.0)
+    assert costs(plan.sizes_of(decide.analysis.coupling)).of("latency") == pytest.approx(0.5 + 0.5 * fraction)
+
+    asked_for: list[str] = []
+
+    def made(*args: Any) -> PruningPlan:
+        asked_for.append(args[4].latency.by)
+        if asked_for[-1] == "macs":
+            raise TargetError("out of reach")
+        return plan
+
+    monkeypatch.setattr(speed, "allocate_for_speed", made)
+    worse = replace(plan, keep={**plan.keep, **{name: kept[: len(kept) // 2] for name, kept in plan.keep.items()}})
+    assert searching.less_lost(decide, worse, asked, (3.3, Known(latency, False)), silent) is plan
+    assert asked_for == ["macs", "latency and macs"]
 
 
 def test_of_two_plans_as_fast_the_one_that_loses_less_is_taken(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import layered
@@ -11,12 +12,15 @@ from layered import given, known
 from oracles import Net
 
 import graphprune
+from graphprune import trials as trials_module
+from graphprune.alike import families
 from graphprune.calibrate.knowledge import batch_of, sample_scale
 from graphprune.consumers import consumers
 from graphprune.reconstruct.curves import curves
 from graphprune.reconstruct.obs import Curve
+from graphprune.scale.candidates import cost_of
 from graphprune.score import score
-from graphprune.trials import Trial, trials, worth
+from graphprune.trials import Trial, likely, trial_work, trials, worth
 
 
 def two_ways(factor: float) -> Net:
@@ -112,10 +116,53 @@ def test_what_ruins_the_outputs_says_nothing_of_milder_cuts() -> None:
     np.testing.assert_allclose(milder, [12.0, 6.0, 0.2 + 5.8 / 3, 0.2, 0.0])
 
 
-def test_a_few_of_many_groups_are_not_tried() -> None:
+def test_a_few_of_many_kinds_of_groups_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    analysis, learnt = known(layered.deep(3), 400)
+    groups = analysis.coupling.groups
+    one = cost_of(analysis, learnt, learnt.batch)
+    kinds = len(families(analysis.coupling, groups))
+
+    def work(effort: str, **limits: float) -> float:
+        for name, limit in limits.items():
+            monkeypatch.setattr(trials_module, f"_{name}", {effort: limit})
+        return trial_work(analysis, replace(learnt, effort=effort), groups)
+
+    assert (work("low"), work("medium"), work("high")) == (0.0, 1e12, 2e13)
+    assert work("medium", WORK=0.51 * kinds * one, EACH=0.0) == 0.51 * kinds * one
+    assert work("medium", WORK=0.49 * kinds * one, EACH=0.0) == 0.0
+    assert work("medium", WORK=1.0, EACH=1e12) == len(groups) * one  # what tries each once may be more
+
+
+def test_low_effort_tries_groups_of_deep_models_only() -> None:
+    def work(blocks: int) -> float:
+        analysis, learnt = known(layered.deep(blocks), 400)
+        return trial_work(analysis, replace(learnt, effort="low"), analysis.coupling.groups)
+
+    assert work(3) == 0.0 < work(12) < 2e12
+
+
+def test_groups_that_were_not_tried_lose_what_their_likes_do() -> None:
+    curve = Curve(np.arange(3), np.array([0.0, 0.1, 0.2, 0.8]), 4, 0.0)
+    steep = Curve(np.arange(3), np.array([0.0, 1.0, 2.0, 8.0]), 4, 0.0)
+    found = {"a": curve, "b": steep, "c": curve, "d": curve}
+    done = [Trial("a", 2, 0.2, 0.01), Trial("c", 2, 0.2, 1.0), Trial("branch", 0, 0.0, 2.0)]
+    more = likely(found, done, [("a", "b", "c"), ("d",)])
+    assert [(t.group, t.width, t.error) for t in more] == [("b", 2, 2.0)]
+    assert more[0].loss == pytest.approx(0.1)
+    assert likely(found, [*done, Trial("b", 2, 2.0, np.inf)], [("b", "a", "c")])[0].loss == pytest.approx(0.01)
+
+
+def test_blocks_are_a_family_and_are_tried_from_both_ends() -> None:
     net = Net()
-    x = net.input("x", [None, 6])
+    x = net.gemm(net.input("x", [None, 6]), 6, 16, name="in")
     for k in range(5):
-        x = net("Relu", net.gemm(x, 6 if k == 0 else 8, 8, name=f"l{k}"))
-    _, found, done = tried(net.output(net.gemm(x, 8, 3, name="last")), work=1.0)
-    assert len(found) == 5 and done == []
+        x = net("Add", x, net.gemm(net("Relu", net.gemm(x, 16, 12, name=f"{k}a")), 12, 16, name=f"{k}b"))
+    analysis, learnt = known(net.output(net.gemm(x, 16, 3, name="last")), 400)
+    groups = analysis.coupling.groups
+    blocks, (stream,) = sorted(families(analysis.coupling, groups), key=len, reverse=True)
+    assert [name[0] for name in blocks] == list("01234") and stream.startswith("in")
+    found = curves(analysis.coupling, groups, learnt.consumers, learnt.stats, score(analysis.coupling, "l2").by_group)
+    enough = 4 * cost_of(analysis, learnt, 128) * 1.01
+    done = trials(analysis, learnt, found, groups, enough)
+    order = [t.group[0] for t in done]
+    assert set(order[:2]) == {"i", "0"} and order[2:4] == ["4", "2"]

@@ -76,6 +76,16 @@ def softmax(rows: npt.NDArray[np.floating]) -> Shares:
     return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
 
+def log_softmax(rows: npt.NDArray[np.floating]) -> Shares:
+    """Return the logarithm of the softmax of each row [n, classes].
+
+    >>> np.exp(log_softmax(np.array([[1e4, 1e4]]))).round(6).tolist()
+    [[0.5, 0.5]]
+    """
+    raised = rows - rows.max(axis=1, keepdims=True)
+    return np.asarray(raised - np.log(np.exp(raised).sum(axis=1, keepdims=True)))
+
+
 def information(shares: Shares) -> float:
     """Return how much an answer tells of the input, in nats; at most the logarithm of the number of classes.
 

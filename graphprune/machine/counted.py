@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from graphprune.costs import CostModel, Part, Price, Sizes
 
@@ -17,6 +18,7 @@ class Counted:
     """
 
     columns: tuple[str, ...] = field(default=("latency",))
+    by: ClassVar[str] = "macs"
 
     def parts(self, costs: CostModel) -> Iterable[Part]:
         """Yield a part for each node that has any."""

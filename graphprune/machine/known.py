@@ -16,6 +16,7 @@ from graphprune.machine.cache import folder, remember, remembered
 from graphprune.machine.counted import Counted
 from graphprune.machine.latency import Latency, priced, records_of
 from graphprune.machine.looked import Looked, Sizes, look, profiled
+from graphprune.machine.mixed import Mixed
 from graphprune.machine.table import Table, Where
 from graphprune.measure import interleaved
 from graphprune.runtime import bind, open_session
@@ -34,10 +35,10 @@ _SECONDS = 0.7
 class Known:
     """A model's latency on a machine; `foreign`: the machine is not this one, so nothing was measured here.
 
-    Where `latency` is counted, it is in multiply-accumulates and in no unit of time.
+    Where `latency` is counted or mixed, it is in no unit of time.
     """
 
-    latency: Latency | Counted
+    latency: Latency | Counted | Mixed
     looked: Looked
     table: Table
     foreign: bool

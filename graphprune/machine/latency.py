@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class Latency:
     fixed: float = 0.0
     columns: tuple[str, ...] = field(default=("latency",))
     remarks: tuple[str, ...] = ()
+    by: ClassVar[str] = "latency"
 
     def parts(self, costs: CostModel) -> Iterable[Part]:
         """Yield a part for each node, and one for what does not depend on sizes."""

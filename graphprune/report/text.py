@@ -14,6 +14,7 @@ from graphprune.report import quality
 from graphprune.report.tables import count, table_of
 
 _SHOWN = 12
+_BY = {"macs": "multiply-accumulates", "latency and macs": "predicted time and multiply-accumulates"}
 
 
 def costs_table(record: Mapping[str, Any]) -> Table:
@@ -199,8 +200,9 @@ def _print_speed(console: Console, record: Mapping[str, Any]) -> None:
     for trial in speed["trials"][-1:]:
         wrong = abs(trial["predicted"] / trial["measured"] - 1)
         told = f"measured {trial['measured']:.2f}x"
-        if speed.get("by") == "macs":
-            console.print(f"{told}; widths by multiply-accumulates, which lose less at the same speed here")
+        by = _BY.get(speed.get("by", ""))
+        if by is not None:
+            console.print(f"{told}; widths by {by}, which lose less at the same speed here")
             continue
         told = f"{told} ({wrong:.1%} off), model {len(speed['trials'])} that was timed"
         console.print(f"predicted {trial['predicted']:.2f}x, {told if speed['timed'] else 'not timed there'}")

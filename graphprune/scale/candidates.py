@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from graphprune.analysis import Analysis
-from graphprune.calibrate.knowledge import Knowledge, threads_of
+from graphprune.calibrate.knowledge import Knowledge, sample_scale, threads_of
 from graphprune.calibrate.samples import Feed
 from graphprune.calibrate.shards import can_share, packed
 from graphprune.consumers import Consumers
@@ -19,8 +19,20 @@ from graphprune.reconstruct.mend import mend
 from graphprune.rewrite import Chosen, arranged, rearranged
 from graphprune.runtime import Runtime, open_session, run
 
+_OPENING = 500  # multiply-accumulates that one weight costs when a model is built and opened
+
 Runs = Sequence[tuple[Feed, Mapping[str, Any]]]
 """Feeds, with what the dense model gives for them."""
+
+
+def cost_of(analysis: Analysis, known: Knowledge, samples: float) -> float:
+    """Return the multiply-accumulates that it takes to build a candidate, at most, and to run it on so many samples.
+
+    >>> cost_of(analysis, known, 16)  # doctest: +SKIP
+    2.7e9
+    """
+    running = analysis.dense.macs * sample_scale(analysis, known.samples) * samples
+    return running + _OPENING * analysis.dense.parameters + 1
 
 
 def losses(analysis: Analysis, known: Knowledge, candidates: Iterable[Chosen], runs: Runs) -> Iterator[float | None]:

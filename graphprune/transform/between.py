@@ -23,7 +23,9 @@ Key: TypeAlias = tuple[int, ...]
 """Indices of the outer dims: which head."""
 
 _EXACT = 4  # bytes: shorter numbers would be rounded once more
-_TWO = 2  # heads at least: a factor of 1 tells nothing about what is between; and what is no vector has as many axes
+_HEADS = 2  # at least: a factor of 1 tells nothing about what is between
+_DIRECTIONS = 2  # at least, to choose from
+_MATRIX = 2  # axes at least of what is no vector
 _ENDS = {
     (True, True): [(0, 1)],  # queries and keys
     (True, False): [(0, 1)],  # values and what reads them
@@ -63,7 +65,6 @@ class Pair:
     """A dim between two ends, each of one weight or of several, in heads (one, where it is no width of heads)."""
 
     group: str
-    dim: Dim
     first: tuple[Side, ...]
     second: tuple[Side, ...]
     heads: tuple[Head, ...]
@@ -86,24 +87,24 @@ def pairs(coupling: Coupling) -> tuple[Pair, ...]:
 
 def _pairs(group: ChannelGroup, coupling: Coupling, lies: _Lies) -> list[Pair]:
     sides = _all_sides(group, coupling, lies)
-    several = [len(s.blocks) >= _TWO for s in sides]
+    several = [len(s.blocks) >= _HEADS for s in sides]
     if all(several) and (met := _ENDS.get(tuple(s.produced for s in sides))):
         ends = [(sides[a], sides[b], _heads(sides[a], sides[b])) for a, b in met]
-        return [Pair(group.name, group.dim, (a,), (b,), heads) for a, b, heads in ends if heads]
+        return [Pair(group.name, (a,), (b,), heads) for a, b, heads in ends if heads]
     first, second = (tuple(s for s in sides if s.produced is made) for made in (True, False))
     if any(several) or not first or not second:
         return []
     head = Head(*(tuple((s, next(iter(s.blocks.values()))) for s in end) for end in (first, second)))
-    return [Pair(group.name, group.dim, first, second, (head,))]
+    return [Pair(group.name, first, second, (head,))]
 
 
 def _all_sides(group: ChannelGroup, coupling: Coupling, lies: _Lies) -> list[Side]:
     """Return all sides of a group; none where it lies on something else, or something but matrices is between."""
-    if any(o.gain for o in group.occurrences) or group.size < _TWO:
+    if any(o.gain for o in group.occurrences) or group.size < _DIRECTIONS:
         return []
     known = coupling.graph.weights
     ends = [o for o in group.occurrences if o.role in (Role.PRODUCED, Role.CONTRACTED)]
-    weights = [o for o in ends if len(known[o.initializer].shape) >= _TWO]
+    weights = [o for o in ends if len(known[o.initializer].shape) >= _MATRIX]
     places = {(o.initializer, o.axis) for o in weights}
     found = [_sides(coupling, group, o) for o in weights]
     if len(places) < len(weights) or not all(found):
@@ -168,7 +169,7 @@ class _Lies:
 def _sides(coupling: Coupling, group: ChannelGroup, place: Occurrence) -> list[Side]:
     """Return the one or two times that a weight has a dim on an axis; nothing where it is there in another way."""
     weight = coupling.graph.weights.get(place.initializer)
-    if weight is None or weight.quantised or weight.filled or len(weight.shape) < 2 or weight.itemsize < _EXACT:
+    if weight is None or weight.quantised or weight.filled or len(weight.shape) < _MATRIX or weight.itemsize < _EXACT:
         return []
     axis = coupling.expand(weight.axes[place.axis])
     outer = [d for d in dict.fromkeys(leaves(axis)) if d is not group.dim]

@@ -39,8 +39,13 @@ Moment: TypeAlias = "Callable[[Side], Matrix | None]"
 _FLOOR = 1e-6  # of the largest eigenvalue: what counts as nothing
 
 
+def unknown(side: Side) -> Matrix | None:
+    """Tell nothing of any side: its inputs count as white."""
+    return None
+
+
 def turned(
-    model: ir.Model, coupling: Coupling, found: Sequence[Pair], moment: Moment = lambda side: None
+    model: ir.Model, coupling: Coupling, found: Sequence[Pair], moment: Moment = unknown
 ) -> tuple[ir.Model, Coupling]:
     """Return a copy of a normalised model with pairs turned, and the coupling that reads its weights.
 

@@ -62,8 +62,10 @@ class Case:
         found = Comparison()
         with np.load(self.test) as arrays:
             data = {name: arrays[name] for name in arrays.files}
-        for start in range(0, len(next(iter(data.values()))), BATCH):
-            feed = {name: array[start : start + BATCH] for name, array in data.items()}
+        fixed = next(i.shape for i in dense.graph.inputs if i.name in data)
+        batch = fixed[0] if fixed is not None and isinstance(fixed[0], int) else BATCH
+        for start in range(0, len(next(iter(data.values()))), batch):
+            feed = {name: array[start : start + batch] for name, array in data.items()}
             found.add(run(left, feed), run(right, feed), feed)
         assert found.loss is not None
         return found.loss

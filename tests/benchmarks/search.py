@@ -31,7 +31,8 @@ from graphprune.calibrate.knowledge import threads_of
 from graphprune.calibrate.samples import Samples
 from graphprune.execute import session
 from graphprune.options import Calibrating, Checking, Choosing, Looking, parse_targets
-from graphprune.pipeline import decider, prepare
+from graphprune.order import Order
+from graphprune.pipeline import begun, decider
 from graphprune.plan import PruningPlan
 from graphprune.pricing import priced
 from graphprune.quality import Comparison
@@ -68,7 +69,7 @@ def measured(path: Path, args: argparse.Namespace, data: tuple[Any, Any]) -> dic
     analysis = analyse(str(path), Looking(threads=0))
     choosing = Choosing(targets=parse_targets(args.target))
     asked = Calibrating(calibration=data[0], samples=args.samples, effort=args.effort)
-    known, repairing = prepare(analysis, choosing, Checking(), asked, silent)
+    analysis, known, repairing = begun(analysis, Order(choosing, Checking(), asked), silent)
     assert known is not None and repairing is not None
     analysis = priced(analysis, choosing, args.effort, silent)
     align = detect_alignment()
