@@ -92,6 +92,7 @@ def joined(device: str) -> tuple[Ranks, str]:
         return ALONE, device
     import torch
     import torch.distributed as dist
+    import torch.distributed.nn.functional  # its defaults would hold the group for ever if it were imported later
 
     cuda = device.startswith("cuda")
     if cuda:
@@ -107,7 +108,10 @@ def joined(device: str) -> tuple[Ranks, str]:
 
 
 def leave() -> None:
-    """Take leave of the other processes, if there are any."""
+    """Take leave of the other processes, if there are any, and end the threads that connected this one to them.
+
+    A thread that still wants the interpreter when it is gone would abort the process, after all of its work.
+    """
     if "RANK" in os.environ:
         import torch.distributed as dist
 

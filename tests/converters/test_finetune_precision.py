@@ -137,6 +137,7 @@ def test_the_command_takes_precisions(tmp_path: Path) -> None:
 
 
 ONE_OVERFLOWS = """
+import pathlib
 import torch
 from graphprune.converters.descent import Descent
 from graphprune.converters.ranks import joined, leave
@@ -154,6 +155,8 @@ assert taken == [True, False, True], taken
 both = ranks.summed(weight.detach().clone()) / 2
 assert torch.equal(both, weight.detach()) and descent.share == 0.2
 leave()
+threads = [t.read_text().strip() for t in pathlib.Path("/proc/self/task").glob("*/comm")]
+assert not any("gloo" in t for t in threads), threads
 """
 
 
