@@ -14,12 +14,14 @@ from graphprune.allocate import Budget, allocate, open_branches, planned, select
 from graphprune.allocate.error import Curves, Posed, kept_counts, posed
 from graphprune.analysis import Analysis, Progress
 from graphprune.calibrate.choice import parse_calibration
+from graphprune.calibrate.contents import read
 from graphprune.calibrate.knowledge import Knowledge, learn, threads_of
 from graphprune.calibrate.labelled import open_labelled, unlabelled
 from graphprune.calibrate.remembered import remembered
 from graphprune.calibrate.samples import Samples
 from graphprune.calibrate.synthetic import synthetic
 from graphprune.calibrate.turns import turns
+from graphprune.calibrate.varied import varied
 from graphprune.costs import CostModel
 from graphprune.errors import GraphPruneError, SessionError, UsageError
 from graphprune.influence import influences
@@ -124,7 +126,8 @@ def samples_for(analysis: Analysis, asked: Calibrating) -> Samples:
         how: dict[str, Any] = {"limit": limit, "shapes": sizes, "bounds": bounds}
         return open_labelled(analysis.model, choice, asked.labels, asked.seed, option="--calibration", **how)
     if choice.kind == "data":
-        return choice.open(analysis.model, limit=limit, seed=asked.seed, shapes=sizes, bounds=bounds)
+        opened = choice.open(analysis.model, limit=limit, seed=asked.seed, shapes=sizes, bounds=bounds)
+        return varied(opened, read(analysis.model, sizes, bounds), asked.seed) if asked.vary else opened
     macs = max(analysis.dense.macs, 1)
     count = min(asked.samples or _MOST_MADE, max(_FEWEST, int(_WORK / macs)))
     kind = "noise" if choice.kind == "noise" else "auto"

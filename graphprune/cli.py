@@ -65,6 +65,7 @@ from graphprune.terminal import (
     TokenizerOpt,
     TrustOpt,
     TurnOpt,
+    VaryOpt,
     VerboseOpt,
     calibrating_of,
     choosing_of,
@@ -81,12 +82,10 @@ app = typer.Typer(
 
 @app.command()
 def inspect(
-    model: ModelArg, json_: JsonOpt = False, quiet: QuietOpt = False, verbose: VerboseOpt = False,
-    input_shape: ShapeOpt = None, batch: BatchOpt = None, allow_io: AllowOpt = None,
-    adapters: AdaptersOpt = True,
+    model: ModelArg, json_: JsonOpt = False, quiet: QuietOpt = False, verbose: VerboseOpt = False, at: AtOpt = None,
+    input_shape: ShapeOpt = None, batch: BatchOpt = None, allow_io: AllowOpt = None, adapters: AdaptersOpt = True,
     pin: Annotated[bool, typer.Option("--pin", "--pins", help="Show which operators pin which share.")] = False,
     graph: Annotated[Path | None, typer.Option("--graph", help="Write the graph: .graphml or .dot.")] = None,
-    at: AtOpt = None,
 ) -> None:
     """Show every channel group of a model, what is pinned, and why."""
     talk = Talk(json_, quiet, verbose)
@@ -122,13 +121,8 @@ def explain(
         looking = looking_of(input_shape, None, "cpu", None, None, 0, model, allow_io, adapters=adapters)
         analysis = analyse(model, looking, progress)
         found = find(analysis.coupling, name, other)
-    record = {
-        "name": name,
-        "other": other,
-        "explanations": [
-            {"subject": e.subject, "verdict": e.verdict, "path": [str(s) for s in e.steps]} for e in found
-        ],
-    }
+    steps = [{"subject": e.subject, "verdict": e.verdict, "path": [str(s) for s in e.steps]} for e in found]
+    record = {"name": name, "other": other, "explanations": steps}
 
     def show(console: Any, record: dict[str, Any]) -> None:
         for e in record["explanations"]:
@@ -176,12 +170,12 @@ def plan(
     sparsity: SparsityOpt = None, target: TargetOpt = None, speedup: SpeedOpt = None, criterion: CriterionOpt = "auto",
     aggregate: AggregateOpt = "sum", normalise: NormaliseOpt = "mean", allocation: AllocationOpt = "auto",
     align: AlignOpt = "auto", floor: FloorOpt = 0.1, include: IncludeOpt = None, exclude: ExcludeOpt = None,
-    input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu",
-    threads: ThreadsOpt = None, batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None,
-    adapters: AdaptersOpt = True, calibration: CalibrationOpt = None, preset: PresetOpt = None,
-    tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0,
-    jobs: JobsOpt = 1, scheduler: SchedulerOpt = None, layers: LayersOpt = True, machine: MachineOpt = None,
-    at: AtOpt = None, effort: EffortOpt = "medium", pareto: ParetoOpt = None, points: PointsOpt = 6,
+    input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu", threads: ThreadsOpt = None,
+    batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None, adapters: AdaptersOpt = True,
+    calibration: CalibrationOpt = None, preset: PresetOpt = None, tokenizer: TokenizerOpt = None,
+    length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0, jobs: JobsOpt = 1,
+    scheduler: SchedulerOpt = None, layers: LayersOpt = True, machine: MachineOpt = None, at: AtOpt = None,
+    effort: EffortOpt = "medium", pareto: ParetoOpt = None, points: PointsOpt = 6, vary: VaryOpt = True,
     seconds: SecondsOpt = 2.0, labels: LabelsOpt = None, reinit: ReinitOpt = None, turn: TurnOpt = True,
 ) -> None:
     """Decide what would be pruned, and write that as a plan, without pruning."""
@@ -193,7 +187,7 @@ def plan(
     wanted = along(pareto, points, {"--output": output}, models=False)
     asked = calibrating_of(
         calibration, preset, tokenizer, length, samples, memory, "auto" if wanted else "none", effort, seed, jobs,
-        scheduler, labels, turn,
+        scheduler, labels, turn, vary,
     )
     from graphprune.output import guard_plan
     from graphprune.pipeline import Checking, Order, analyse, begun, make_plan
@@ -229,21 +223,23 @@ def prune(
     align: AlignOpt = "auto", floor: FloorOpt = 0.1, include: IncludeOpt = None, exclude: ExcludeOpt = None,
     input_shape: ShapeOpt = None, inputs: InputsOpt = None, provider: ProviderOpt = "cpu", trust: TrustOpt = False,
     threads: ThreadsOpt = None, batch: BatchOpt = None, seed: SeedOpt = 0, allow_io: AllowOpt = None,
-    adapters: AdaptersOpt = True, turn: TurnOpt = True, seconds: SecondsOpt = 2.0, calibration: CalibrationOpt = None,
-    preset: PresetOpt = None, tokenizer: TokenizerOpt = None, length: LengthOpt = None, samples: SamplesOpt = None,
-    memory: MemoryOpt = 2.0, repair: RepairOpt = "auto", effort: EffortOpt = "medium", evaluate: EvaluateOpt = None,
-    jobs: JobsOpt = 1, scheduler: SchedulerOpt = None, layers: LayersOpt = True, cleanup: CleanupOpt = True,
-    pareto: ParetoOpt = None, points: PointsOpt = 6, labels: LabelsOpt = None, reinit: ReinitOpt = None,
+    adapters: AdaptersOpt = True, turn: TurnOpt = True, vary: VaryOpt = True, seconds: SecondsOpt = 2.0,
+    calibration: CalibrationOpt = None, preset: PresetOpt = None, tokenizer: TokenizerOpt = None,
+    length: LengthOpt = None, samples: SamplesOpt = None, memory: MemoryOpt = 2.0, repair: RepairOpt = "auto",
+    effort: EffortOpt = "medium", evaluate: EvaluateOpt = None, jobs: JobsOpt = 1, scheduler: SchedulerOpt = None,
+    layers: LayersOpt = True, cleanup: CleanupOpt = True, pareto: ParetoOpt = None, points: PointsOpt = 6,
+    labels: LabelsOpt = None, reinit: ReinitOpt = None, force: ForceOpt = False, report: ReportOpt = None,
+    plots: PlotsOpt = None, machine: MachineOpt = None, at: AtOpt = None, json_: JsonOpt = False,
+    quiet: QuietOpt = False, verbose: VerboseOpt = False,
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run the result before it is written.")] = True,
     prove: Annotated[bool, typer.Option("--prove/--no-prove", help="Prove the groups by permuting them.")] = True,
     timing: Annotated[bool, typer.Option("--time/--no-time", help="Time both models.")] = True,
-    force: ForceOpt = False, report: ReportOpt = None, plots: PlotsOpt = None, machine: MachineOpt = None,
-    at: AtOpt = None, json_: JsonOpt = False, quiet: QuietOpt = False, verbose: VerboseOpt = False,
 ) -> None:
     """Prune a model, prove and time the result, and write it."""
     talk = Talk(json_, quiet, verbose)
     asked = calibrating_of(
-        calibration, preset, tokenizer, length, samples, memory, repair, effort, seed, jobs, scheduler, labels, turn
+        calibration, preset, tokenizer, length, samples, memory, repair, effort, seed, jobs, scheduler, labels, turn,
+        vary,
     )
     model, target_path = as_onnx(model, output, input_shape, trust, talk)
     from graphprune.metric import find_metric

@@ -112,7 +112,8 @@ class Calibrating:
     as the model's size allows); sums of statistics take at most `memory` GB. `repair` is one of `Repair`; `effort`
     low, medium or high. The workers of `pool` share the samples, and the trials of single groups.
     `labels` is the key of labels beside the inputs, where `calibration` is an .npz: what criteria from
-    gradients hold answers against. `turn`: samples choose bases for widths that have none of their own.
+    gradients hold answers against. `turn`: samples choose bases for widths that have none of their own. `vary`:
+    the caller's sequences of tokens are used twice, the second time with some random tokens.
     """
 
     calibration: Any = None
@@ -127,6 +128,7 @@ class Calibrating:
     pool: Pool = field(default_factory=Pool)
     labels: str | None = None
     turn: bool = True
+    vary: bool = True
 
     def __post_init__(self) -> None:
         for name, value, known in (("repair", self.repair, REPAIRS), ("effort", self.effort, EFFORTS)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -16,7 +16,7 @@ import onnx_ir as ir
 from graphprune.calibrate.answers import log_softmax
 from graphprune.calibrate.knowledge import Knowledge
 from graphprune.calibrate.padding import Real, real_tokens
-from graphprune.calibrate.samples import Feed
+from graphprune.calibrate.samples import Feed, rows_of, taken
 from graphprune.calibrate.statistics import held_back
 from graphprune.execute import session
 from graphprune.runtime import Runtime, run
@@ -71,7 +71,7 @@ class Divergence:
 def measure(
     dense: ir.Model, pruned: ir.Model, known: Knowledge, arrange: Arrange = lambda arrays: arrays, threads: int = 0
 ) -> list[Divergence]:
-    """Run both models on held-back batches (all where none is held back), at most 16.
+    """Run both models on held-back batches (all where none is held back), at most 16, on the caller's own samples.
 
     `arrange` gives inputs and outputs of the dense model as the pruned one takes and gives them. Outputs whose sizes
     depend on data and differ are left out, and entries of the dense model's that are not finite.
@@ -81,15 +81,21 @@ def measure(
     """
     left, right = (session(m, Runtime(threads=threads)) for m in (dense, pruned))
     found = Comparison()
-    for feed in islice(held_feeds(known), _MOST):
+    for feed in islice(held_feeds(known, own=True), _MOST):
         found.add(arrange(run(left, feed)), run(right, arrange(feed)), feed)
     return found.divergences()
 
 
-def held_feeds(known: Knowledge) -> Iterable[Feed]:
-    """Yield the batches that nothing was fitted to, all where none is held back."""
-    is_held, alone = held_back(known.samples, known.batch), not known.stats.held
-    return (feed for k, feed in enumerate(known.samples.batches(known.batch)) if alone or is_held(k))
+def held_feeds(known: Knowledge, own: bool = False) -> Iterator[Feed]:
+    """Yield the batches that nothing was fitted to, all where none is held back; of `own` only the caller's samples."""
+    samples, start = known.samples, 0
+    is_held, alone = held_back(samples, known.batch), not known.stats.held
+    for k, feed in enumerate(samples.batches(known.batch)):
+        rows = rows_of(feed, samples.axes)
+        kept = range(-start % samples.each, rows, samples.each) if own else range(rows)
+        if (alone or is_held(k)) and kept:
+            yield feed if len(kept) == rows else taken(feed, kept, samples.axes)
+        start += rows
 
 
 class Comparison:

@@ -135,6 +135,9 @@ AdaptersOpt = Annotated[
 TurnOpt = Annotated[
     bool, typer.Option("--turn/--no-turn", help="Turn widths that have no basis of their own: heads, linear streams.")
 ]
+VaryOpt = Annotated[
+    bool, typer.Option("--vary/--no-vary", help="Use sequences of tokens a second time, with some random tokens.")
+]
 
 
 class Talk:
@@ -249,7 +252,7 @@ def choosing_of(
 def calibrating_of(
     calibration: str | None, preset: str | None, tokenizer: str | None, length: int | None, samples: int | None,
     memory: float, repair: str, effort: str, seed: int, jobs: int = 1, scheduler: str | None = None,
-    labels: str | None = None, turn: bool = True,
+    labels: str | None = None, turn: bool = True, vary: bool = True,
 ) -> Calibrating:
     """Read the options of calibration and repair; raises UsageError."""
     from graphprune.options import Calibrating
@@ -257,7 +260,7 @@ def calibrating_of(
 
     return Calibrating(
         calibration, preset, tokenizer, length, samples, memory, cast(Any, repair), cast(Any, effort), seed,
-        Pool(jobs, scheduler), labels, turn=turn,
+        Pool(jobs, scheduler), labels, turn=turn, vary=vary,
     )
 
 

@@ -62,6 +62,7 @@ def encoded(texts: list[str], tokenizer: Tokenizer, names: list[str]) -> dict[st
 
 def batches(texts: list[str], tokenizer: Tokenizer, names: list[str]) -> list[dict[str, Array]]:
     """Return inputs for 16 sentences each, of nearly one length, so that little is padding; in mixed order."""
+    tokenizer.no_padding()  # a file may ask for a fixed length
     ranked = sorted(texts, key=lambda t: len(tokenizer.encode(t).ids))
     found = [encoded(ranked[k : k + 16], tokenizer, names) for k in range(0, len(ranked), 16)]
     return [found[k] for k in np.random.default_rng(0).permutation(len(found))]

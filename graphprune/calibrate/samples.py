@@ -30,7 +30,8 @@ class Samples:
     `count` is the number of samples in all, None if only reading tells. `assumed` says in sentences what was assumed.
     `axes` has the axis that counts samples for each input that has one; the other inputs are the same for every
     sample of a feed. None stands for axis 0 of every input. Where no input has such an axis (a model whose batch is
-    fixed) a whole feed is one sample. `pick`, where there is one, reads only the samples of these (rising) indices.
+    fixed) a whole feed is one sample. `pick`, where there is one, reads only the samples of these (rising) indices. Of
+    `each` samples that follow each other the first is the caller's own, and the others are made from it.
     """
 
     open: Callable[[], Iterator[Feed]]
@@ -39,6 +40,7 @@ class Samples:
     assumed: tuple[str, ...] = ()
     axes: Mapping[str, int] | None = None
     pick: Callable[[Sequence[int]], Samples] | None = None
+    each: int = 1
 
     def batches(self, size: int) -> Iterator[Feed]:
         """Yield feeds of at most `size` samples; those whose other sizes differ are not put together."""
