@@ -15,7 +15,7 @@ from graphprune.allocate.error import Curves, Posed, kept_counts, posed
 from graphprune.analysis import Analysis, Progress
 from graphprune.calibrate.choice import parse_calibration
 from graphprune.calibrate.contents import read
-from graphprune.calibrate.knowledge import Knowledge, learn, threads_of
+from graphprune.calibrate.knowledge import Knowledge, learn, sample_scale, threads_of
 from graphprune.calibrate.labelled import open_labelled, unlabelled
 from graphprune.calibrate.remembered import remembered
 from graphprune.calibrate.samples import Samples
@@ -39,6 +39,7 @@ from graphprune.trials import Things, Trial, likely, trial_work, trials, worth
 
 _WORK = 1e11  # multiply-accumulates of one pass over made-up samples
 _CHOICE_WORK = 5e11  # multiply-accumulates that may go into choosing them
+_VARIED_WORK = 2e12  # multiply-accumulates of one pass over given samples; more are not used twice
 _FEWEST = 32
 _MOST_MADE = 2048  # made-up inputs cost nobody anything, and more of them are better
 _MOST_GIVEN = 512
@@ -127,7 +128,9 @@ def samples_for(analysis: Analysis, asked: Calibrating) -> Samples:
         return open_labelled(analysis.model, choice, asked.labels, asked.seed, option="--calibration", **how)
     if choice.kind == "data":
         opened = choice.open(analysis.model, limit=limit, seed=asked.seed, shapes=sizes, bounds=bounds)
-        return varied(opened, read(analysis.model, sizes, bounds), asked.seed) if asked.vary else opened
+        work = analysis.dense.macs * sample_scale(analysis, opened) * (opened.count or limit)
+        few = work <= _VARIED_WORK
+        return varied(opened, read(analysis.model, sizes, bounds), asked.seed) if asked.vary and few else opened
     macs = max(analysis.dense.macs, 1)
     count = min(asked.samples or _MOST_MADE, max(_FEWEST, int(_WORK / macs)))
     kind = "noise" if choice.kind == "noise" else "auto"

@@ -113,7 +113,7 @@ class Calibrating:
     low, medium or high. The workers of `pool` share the samples, and the trials of single groups.
     `labels` is the key of labels beside the inputs, where `calibration` is an .npz: what criteria from
     gradients hold answers against. `turn`: samples choose bases for widths that have none of their own. `vary`:
-    the caller's sequences of tokens are used twice, the second time with some random tokens.
+    the caller's sequences of tokens are used twice, the second time with some random tokens, unless they are many.
     """
 
     calibration: Any = None

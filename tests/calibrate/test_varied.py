@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 from oracles import Net
 
 import graphprune
+from graphprune import accuracy
 from graphprune.accuracy import samples_for
 from graphprune.calibrate.contents import read
-from graphprune.calibrate.knowledge import learn
+from graphprune.calibrate.knowledge import learn, sample_scale
 from graphprune.calibrate.samples import Samples
 from graphprune.calibrate.tokens_made import vocabulary
 from graphprune.calibrate.varied import SHARE, replaced, varied
@@ -142,6 +144,16 @@ def test_the_option(tmp_path: Path) -> None:
         done = small.cli(*words, "--json", "-o", tmp_path / f"{count}.onnx", *options)
         assert done.code == 0, done.err
         assert json.loads(done.out)["calibration"]["used"] == count
+
+
+def test_more_than_is_affordable_is_used_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    analysis = analyse(load(encoder()), Looking())
+    asked = Calibrating(calibration=texts(64, range(3, 30)))
+    once = samples_for(analysis, replace(asked, vary=False))
+    work = 64 * analysis.dense.macs * sample_scale(analysis, once)
+    for most, times in ((1.01 * work, 2), (0.99 * work, 1)):
+        monkeypatch.setattr(accuracy, "_VARIED_WORK", most)
+        assert samples_for(analysis, asked).each == times
 
 
 def test_samples_with_labels_stay(tmp_path: Path) -> None:
