@@ -6,7 +6,7 @@ first output; a sentence's embedding is their mean. What is counted as the encod
 tokens are looked up in. Text files are cut into sentences; `.py` files give their docstrings. Run it with:
 
     python samples/6_sentence_embeddings.py MODEL.onnx tokenizer.json --calibration docs/*.md \
-        --evaluate other=texts/*.txt [--remove 0.25] [--sentences 256] [--effort medium] [--save OUT.onnx]
+        --evaluate other=texts/*.txt [--remove 0.25] [--sentences 256] [--effort medium] [--no-vary] [--save OUT.onnx]
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--remove", type=float, default=0.25, help="fraction of the encoder's parameters")
     parser.add_argument("--sentences", type=int, default=256)
     parser.add_argument("--effort", default="medium")
+    parser.add_argument("--no-vary", action="store_true", help="use every sentence once")
     parser.add_argument("--save", type=Path)
     args = parser.parse_args()
     dense, tokenizer = onnx.load(args.model), Tokenizer.from_file(str(args.tokenizer))
@@ -109,6 +110,7 @@ def main() -> None:
     keep = 1 - args.remove * encoder_share(dense)
     result = graphprune.prune(
         args.model, target={"params": keep}, calibration=calibration, effort=args.effort, time=False,
+        vary=not args.no_vary,
         adapters=False,  # so that all that goes is the encoder's: a narrower stream would make the tables smaller, too
     )
     before, after = (result.report[k]["parameters"] for k in ("before", "after"))

@@ -31,7 +31,8 @@ class Samples:
     `axes` has the axis that counts samples for each input that has one; the other inputs are the same for every
     sample of a feed. None stands for axis 0 of every input. Where no input has such an axis (a model whose batch is
     fixed) a whole feed is one sample. `pick`, where there is one, reads only the samples of these (rising) indices. Of
-    `each` samples that follow each other the first is the caller's own, and the others are made from it.
+    `each` samples that follow each other the first is the caller's own, and the others are made from it; a choice of
+    samples counts them all as the caller's.
     """
 
     open: Callable[[], Iterator[Feed]]
@@ -114,7 +115,7 @@ class Samples:
                 if end is not None and first >= end:
                     break
 
-        return replace(self, open=opened, count=count, pick=None)
+        return replace(self, open=opened, count=count, pick=None, each=1)
 
 
 def of_items(
