@@ -52,7 +52,7 @@ def _doubled(
     for name, array in feed.items():
         axis = axis_of(name, array, axes)
         out[name] = array if axis is None else np.repeat(array, 2, axis)
-        if axis is not None and name in words and array.ndim > 1:
+        if axis is not None and name in words and array.ndim > 1 and array.size:
             second = np.moveaxis(out[name], axis, 0)[1::2]  # a view
             second[...] = replaced(second.reshape(-1, second.shape[-1]), words[name], rng).reshape(second.shape)
     return out

@@ -108,6 +108,12 @@ def test_what_holds_no_tokens_or_has_a_fixed_batch_stays() -> None:
     assert varied(fixed, inputs) is fixed
 
 
+def test_sequences_of_no_tokens_are_no_error() -> None:
+    empty = {n: a[:, :0] for n, a in texts(2, range(3, 30)).items()}
+    found = varied(Samples(lambda: iter([empty]), 2, "in-distribution"), read(load(encoder()), SIZES))
+    assert [f["input_ids"].shape for f in found.open()] == [(4, 0)]
+
+
 @pytest.mark.parametrize("step", [1, 2, 3, 7])
 def test_figures_are_of_the_callers_own_samples(step: int) -> None:
     """Whatever batches are cut: also of 3, in which the first is now the caller's and now not."""
