@@ -27,7 +27,7 @@ def varied(samples: Samples, inputs: Inputs, seed: int = 0) -> Samples:
     >>> varied(samples, inputs).count, varied(samples, inputs).each  # doctest: +SKIP
     (512, 2)
 
-    The two tokens that a sequence begins with and the two that it ends with stay wherever they are: marks and padding.
+    Marks and padding stay: the run of one token that a sequence begins with, the next, and the same at its end.
     Samples of a model that reads no tokens by a table, or whose batch is fixed, are returned as they are.
     """
     tables = {c.name: c.table.numpy() for c in inputs.contents if c.what == "tokens" and c.table is not None}
@@ -67,9 +67,13 @@ def replaced(ids: Ids, words: Vocabulary, rng: np.random.Generator) -> Ids:
     >>> other[0, [0, 41, 42, 43]].tolist(), int((other != some).sum())
     ([1, 2, 0, 0], 8)
     """
-    stay = np.zeros(ids.shape, bool)
-    for side in (ids, ids[:, ::-1]):
-        end = side[:, :1]
-        next_ = np.take_along_axis(side, (side != end).argmax(1)[:, None], 1)  # a mark, where the end is padding
-        stay |= (ids == end) | (ids == next_)
-    return np.where(stay | (rng.random(ids.shape) >= SHARE), ids, words.draw(rng, ids.shape)).astype(ids.dtype)
+    first, last = _end(ids), _end(ids[:, ::-1])[:, ::-1]
+    return np.where(first | last | (rng.random(ids.shape) >= SHARE), ids, words.draw(rng, ids.shape)).astype(ids.dtype)
+
+
+def _end(ids: Ids) -> npt.NDArray[np.bool_]:
+    """Return where the first token of each sequence is, as often as it is repeated there, and the one behind."""
+    run: npt.NDArray[np.bool_] = np.logical_and.accumulate(ids == ids[:, :1], axis=1)
+    stay = run.copy()
+    stay[:, 1:] |= run[:, :-1]
+    return stay
