@@ -74,6 +74,6 @@ def replaced(ids: Ids, words: Vocabulary, rng: np.random.Generator) -> Ids:
 def _end(ids: Ids) -> npt.NDArray[np.bool_]:
     """Return where the first token of each sequence is, as often as it is repeated there, and the one behind."""
     run: npt.NDArray[np.bool_] = np.logical_and.accumulate(ids == ids[:, :1], axis=1)
-    stay = run.copy()
+    stay: npt.NDArray[np.bool_] = run.copy()
     stay[:, 1:] |= run[:, :-1]
     return stay
