@@ -15,7 +15,7 @@ from graphprune.allocate.error import Curves, Posed, kept_counts, posed
 from graphprune.analysis import Analysis, Progress
 from graphprune.calibrate.choice import parse_calibration
 from graphprune.calibrate.contents import read
-from graphprune.calibrate.knowledge import Knowledge, learn, sample_scale, threads_of
+from graphprune.calibrate.knowledge import Knowledge, learn, macs_of_sample, threads_of
 from graphprune.calibrate.labelled import open_labelled, unlabelled
 from graphprune.calibrate.remembered import remembered
 from graphprune.calibrate.samples import Samples
@@ -128,9 +128,11 @@ def samples_for(analysis: Analysis, asked: Calibrating) -> Samples:
         return open_labelled(analysis.model, choice, asked.labels, asked.seed, option="--calibration", **how)
     if choice.kind == "data":
         opened = choice.open(analysis.model, limit=limit, seed=asked.seed, shapes=sizes, bounds=bounds)
-        work = analysis.dense.macs * sample_scale(analysis, opened) * (opened.count or limit)
-        few = work <= _VARIED_WORK
-        return varied(opened, read(analysis.model, sizes, bounds), asked.seed) if asked.vary and few else opened
+        inputs = read(analysis.model, sizes, bounds)
+        if not asked.vary or not inputs.tables:
+            return opened
+        work = macs_of_sample(analysis, opened) * (opened.count or limit)
+        return varied(opened, inputs, asked.seed) if work <= _VARIED_WORK else opened
     macs = max(analysis.dense.macs, 1)
     count = min(asked.samples or _MOST_MADE, max(_FEWEST, int(_WORK / macs)))
     kind = "noise" if choice.kind == "noise" else "auto"

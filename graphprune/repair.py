@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, cast
 import onnx_ir as ir
 
 from graphprune.analysis import Analysis, Progress
-from graphprune.calibrate.knowledge import Knowledge, sample_scale, threads_of
+from graphprune.calibrate.knowledge import Knowledge, macs_of_sample, threads_of
 from graphprune.calibrate.statistics import HELD
 from graphprune.groups import Coupling
 from graphprune.options import Calibrating, Repair
@@ -103,7 +103,7 @@ def divergences(analysis: Analysis, pruned: ir.Model, chosen: Chosen, known: Kno
 def look_work(analysis: Analysis, known: Knowledge) -> float:
     """Return how many multiply-accumulates one comparison of the outputs takes, of both models together."""
     samples = known.stats.samples
-    macs = analysis.dense.macs * sample_scale(analysis, known.samples)
+    macs = macs_of_sample(analysis, known.samples)
     return 2.0 * macs * min(_BATCHES * known.batch, samples / HELD if known.stats.held else samples)
 
 
@@ -113,7 +113,7 @@ def _best(known: Knowledge) -> Repair:
 
 
 def _affordable(analysis: Analysis, known: Knowledge) -> float:
-    macs = analysis.dense.macs * sample_scale(analysis, known.samples) * known.stats.samples
+    macs = macs_of_sample(analysis, known.samples) * known.stats.samples
     return _CORRECTION_WORK / max(_SHARE * macs, 1.0)
 
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from graphprune.alike import Family, families, in_turn
 from graphprune.allocate import allowed_sizes
 from graphprune.analysis import Analysis
-from graphprune.calibrate.knowledge import Knowledge, sample_scale, threads_of
+from graphprune.calibrate.knowledge import Knowledge, macs_of_sample, threads_of
 from graphprune.calibrate.samples import Feed
 from graphprune.execute import session
 from graphprune.groups import ChannelGroup
@@ -108,7 +108,7 @@ def trials(
 
 def _dense(analysis: Analysis, known: Knowledge, work: float) -> list[tuple[Feed, Mapping[str, Any]]]:
     """Return feeds with the dense model's outputs, as many as one trial may cost."""
-    macs = analysis.dense.macs * sample_scale(analysis, known.samples)
+    macs = macs_of_sample(analysis, known.samples)
     most = int(np.clip(work / max(macs, 1.0), _FEWEST, _MOST))
     opened = session(analysis.model, Runtime(threads=threads_of(analysis)))
     runs: list[tuple[Feed, Mapping[str, Any]]] = []

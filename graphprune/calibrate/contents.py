@@ -59,6 +59,11 @@ class Inputs:
     specs: tuple[InputSpec, ...]
     axes: Mapping[str, int]
 
+    @property
+    def tables(self) -> dict[str, ir.TensorProtocol]:
+        """Return the tables that inputs of tokens point to."""
+        return {c.name: c.table for c in self.contents if c.what == "tokens" and c.table is not None}
+
     def shapes(self, sizes: Shapes, count: int) -> dict[str, tuple[int, ...]]:
         """Return the sizes of all inputs for so many samples at once; where the batch is fixed, as they are."""
         return {

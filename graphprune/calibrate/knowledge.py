@@ -127,6 +127,15 @@ def batch_of(analysis: Analysis, found: Consumers, samples: Samples) -> int:
     return max(1, min(most, (samples.count or most * _BATCHES) // _BATCHES))
 
 
+def macs_of_sample(analysis: Analysis, samples: Samples) -> float:
+    """Return the multiply-accumulates of the dense model for one sample.
+
+    >>> macs_of_sample(analysis, samples)  # doctest: +SKIP
+    1.8e9
+    """
+    return analysis.dense.macs * sample_scale(analysis, samples)
+
+
 def sample_scale(analysis: Analysis, samples: Samples) -> float:
     """Return how many times as much one sample is as the inputs that the model was looked at with: 32 for 512 tokens
     where that were 16.

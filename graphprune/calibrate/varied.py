@@ -30,10 +30,9 @@ def varied(samples: Samples, inputs: Inputs, seed: int = 0) -> Samples:
     Marks and padding stay: the run of one token that a sequence begins with, the next, and the same at its end.
     Samples of a model that reads no tokens by a table, or whose batch is fixed, are returned as they are.
     """
-    tables = {c.name: c.table.numpy() for c in inputs.contents if c.what == "tokens" and c.table is not None}
-    if not tables or samples.axes == {}:
+    if not inputs.tables or samples.axes == {}:
         return samples
-    words = {name: vocabulary(table, len(table), uniform=True) for name, table in tables.items()}
+    words = {name: vocabulary(t.numpy(), int(t.shape.numpy()[0]), uniform=True) for name, t in inputs.tables.items()}
 
     def opened() -> Iterator[Feed]:
         for number, feed in enumerate(samples.open()):

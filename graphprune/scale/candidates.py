@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from graphprune.analysis import Analysis
-from graphprune.calibrate.knowledge import Knowledge, sample_scale, threads_of
+from graphprune.calibrate.knowledge import Knowledge, macs_of_sample, threads_of
 from graphprune.calibrate.samples import Feed
 from graphprune.calibrate.shards import can_share, packed
 from graphprune.consumers import Consumers
@@ -31,7 +31,7 @@ def cost_of(analysis: Analysis, known: Knowledge, samples: float) -> float:
     >>> cost_of(analysis, known, 16)  # doctest: +SKIP
     2.7e9
     """
-    running = analysis.dense.macs * sample_scale(analysis, known.samples) * samples
+    running = macs_of_sample(analysis, known.samples) * samples
     return running + _OPENING * analysis.dense.parameters + 1
 
 

@@ -20,7 +20,7 @@ import graphprune
 from graphprune import accuracy
 from graphprune.accuracy import samples_for
 from graphprune.calibrate.contents import read
-from graphprune.calibrate.knowledge import learn, sample_scale
+from graphprune.calibrate.knowledge import learn, macs_of_sample
 from graphprune.calibrate.samples import Samples
 from graphprune.calibrate.tokens_made import vocabulary
 from graphprune.calibrate.varied import SHARE, replaced, varied
@@ -34,7 +34,7 @@ TOKENS = 400
 
 
 def encoder(batch: Any = "batch") -> onnx.ModelProto:
-    """A table, two layers, and an embedding for each token; the first layer has a direction for each kind of token."""
+    """A table, two layers, and an embedding for each token."""
     net, rng = Net(), np.random.default_rng(0)
     ids = net.input("input_ids", [batch, "sequence"], np.int64)
     mask = net.input("attention_mask", [batch, "sequence"], np.int64)
@@ -126,7 +126,7 @@ def test_figures_are_of_the_callers_own_samples(step: int) -> None:
     assert held and set(held) <= own and 2 * len(held) >= len(both) - 1 and len(both) > len(held)
 
 
-def test_text_of_other_kinds_loses_less(tmp_path: Path) -> None:
+def test_text_of_other_kinds_loses_less() -> None:
     """Calibrated with 27 tokens of 400: what other tokens lose."""
     model, other = encoder(), texts(64, range(30, TOKENS), 9)
     dense = evaluate(load(model), other)
@@ -156,7 +156,7 @@ def test_more_than_is_affordable_is_used_once(monkeypatch: pytest.MonkeyPatch) -
     analysis = analyse(load(encoder()), Looking())
     asked = Calibrating(calibration=texts(64, range(3, 30)))
     once = samples_for(analysis, replace(asked, vary=False))
-    work = 64 * analysis.dense.macs * sample_scale(analysis, once)
+    work = 64 * macs_of_sample(analysis, once)
     for most, times in ((1.01 * work, 2), (0.99 * work, 1)):
         monkeypatch.setattr(accuracy, "_VARIED_WORK", most)
         assert samples_for(analysis, asked).each == times
