@@ -19,8 +19,8 @@ from graphprune.analysis import Analysis
 from graphprune.calibrate.folder import Folder
 from graphprune.calibrate.knowledge import Knowledge, threads_of
 from graphprune.calibrate.padding import real_tokens
+from graphprune.calibrate.parts import Parts
 from graphprune.calibrate.samples import Feed
-from graphprune.calibrate.statistics import held_back
 from graphprune.errors import SessionError
 from graphprune.execute import session
 from graphprune.quality import Comparison
@@ -62,12 +62,12 @@ class Compared:
 
 
 def searching_feeds(known: Knowledge, count: int) -> list[Feed]:
-    """Return at most so many batches that are not held back: results are told by the others.
+    """Return at most so many batches that are there to fit to: results are told by others.
 
-    Where nothing is held back, those are all that there are.
+    Where there is one batch only, it is that.
     """
-    is_held = held_back(known.samples, known.batch)
-    free = (f for k, f in enumerate(known.samples.batches(known.batch)) if not is_held(k))
+    part_of = Parts.of(known.samples, known.batch)
+    free = (f for k, f in enumerate(known.samples.batches(known.batch)) if part_of(k) == "fit")
     return list(islice(free, count))
 
 

@@ -75,7 +75,7 @@ def _cheapest(mode: str) -> str:
 def onset(
     analysis: Analysis, known: Knowledge, decide: Decide, budget: Budget, repair: str, progress: Progress
 ) -> Onset | None:
-    """Search by bisection for the most of a damaging budget that leaves the outputs undamaged on held-back samples.
+    """Search by bisection for the most of a damaging budget that leaves outputs undamaged on samples held back.
 
     Every try is a plan, rewritten and repaired (`repair` is none, bias or symmetric); what repair in order gives may be
     a little better, so the answer is on the safe side. There are at most four tries, fewer for large models, and none

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -16,8 +16,8 @@ import onnx_ir as ir
 from graphprune.calibrate.answers import log_softmax
 from graphprune.calibrate.knowledge import Knowledge
 from graphprune.calibrate.padding import Real, real_tokens
+from graphprune.calibrate.parts import Part, Parts
 from graphprune.calibrate.samples import Feed, rows_of, taken
-from graphprune.calibrate.statistics import held_back
 from graphprune.execute import session
 from graphprune.runtime import Runtime, run
 
@@ -71,7 +71,7 @@ class Divergence:
 def measure(
     dense: ir.Model, pruned: ir.Model, known: Knowledge, arrange: Arrange = lambda arrays: arrays, threads: int = 0
 ) -> list[Divergence]:
-    """Run both models on held-back batches (all where none is held back), at most 16, on the caller's own samples.
+    """Run both models on the batches to tell results by (`told_feeds`), at most 16.
 
     `arrange` gives inputs and outputs of the dense model as the pruned one takes and gives them. Outputs whose sizes
     depend on data and differ are left out, and entries of the dense model's that are not finite.
@@ -81,21 +81,38 @@ def measure(
     """
     left, right = (session(m, Runtime(threads=threads)) for m in (dense, pruned))
     found = Comparison()
-    for feed in islice(held_feeds(known, own=True), _MOST):
+    for feed in islice(told_feeds(known), _MOST):
         found.add(arrange(run(left, feed)), run(right, arrange(feed)), feed)
     return found.divergences()
 
 
-def held_feeds(known: Knowledge, own: bool = False) -> Iterator[Feed]:
-    """Yield the batches that nothing was fitted to, all where none is held back; of `own` only the caller's samples."""
-    samples, start = known.samples, 0
-    is_held, alone = held_back(samples, known.batch), not known.stats.held
-    for k, feed in enumerate(samples.batches(known.batch)):
-        rows = rows_of(feed, samples.axes)
-        kept = range(-start % samples.each, rows, samples.each) if own else range(rows)
-        if (alone or is_held(k)) and kept:
-            yield feed if len(kept) == rows else taken(feed, kept, samples.axes)
-        start += rows
+def held_feeds(known: Knowledge) -> Iterator[Feed]:
+    """Yield the batches that fits are confirmed by, to decide with; all where there are none."""
+    return _feeds(known, ("held", "fit"))
+
+
+def told_feeds(known: Knowledge) -> Iterator[Feed]:
+    """Yield the batches that nothing is fitted to, of the caller's own samples.
+
+    Where there are none, those that fits are confirmed by; where there are not even these, all.
+    """
+    return _feeds(known, ("told", "held", "fit"), own=True)
+
+
+def _feeds(known: Knowledge, parts: Sequence[Part], own: bool = False) -> Iterator[Feed]:
+    """Yield the batches of the first of these parts that there is; of `own` only the caller's samples."""
+    samples, part_of, some = known.samples, Parts.of(known.samples, known.batch), False
+    for part in parts:
+        start = 0
+        for k, feed in enumerate(samples.batches(known.batch)):
+            rows = rows_of(feed, samples.axes)
+            kept = range(-start % samples.each, rows, samples.each) if own else range(rows)
+            if part_of(k) == part and kept:
+                some = True
+                yield feed if len(kept) == rows else taken(feed, kept, samples.axes)
+            start += rows
+        if some:
+            return
 
 
 class Comparison:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from graphprune.analysis import Analysis, Progress
 from graphprune.calibrate.knowledge import Knowledge, macs_of_sample, threads_of
-from graphprune.calibrate.statistics import HELD
+from graphprune.calibrate.parts import HELD
 from graphprune.groups import Coupling
 from graphprune.options import Calibrating, Repair
 from graphprune.quality import Divergence, measure
@@ -44,7 +44,7 @@ def repair(
 ) -> Repaired:
     """Repair a pruned model in place, and measure its outputs before and after.
 
-    A layer is repaired as far as samples held back confirm it.
+    A layer is repaired as far as the samples for that confirm it.
     """
 
     def looked() -> tuple[Divergence, ...]:
@@ -92,7 +92,7 @@ def repairing_unseen(mode: Repair, remark: str) -> Repairing:
 
 
 def divergences(analysis: Analysis, pruned: ir.Model, chosen: Chosen, known: Knowledge) -> tuple[Divergence, ...]:
-    """Return how far each output of a pruned model is from the dense model's, on held-back samples."""
+    """Return how far each output of a pruned model is from the dense model's, on samples that tell results."""
 
     def arrange(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
         return arranged(arrays, analysis.coupling, chosen)
@@ -102,9 +102,9 @@ def divergences(analysis: Analysis, pruned: ir.Model, chosen: Chosen, known: Kno
 
 def look_work(analysis: Analysis, known: Knowledge) -> float:
     """Return how many multiply-accumulates one comparison of the outputs takes, of both models together."""
-    samples = known.stats.samples
-    macs = macs_of_sample(analysis, known.samples)
-    return 2.0 * macs * min(_BATCHES * known.batch, samples / HELD if known.stats.held else samples)
+    stats = known.stats
+    told = stats.told or (stats.samples / HELD if stats.held else stats.samples)
+    return 2.0 * macs_of_sample(analysis, known.samples) * min(_BATCHES * known.batch, told)
 
 
 def _best(known: Knowledge) -> Repair:

@@ -61,7 +61,7 @@ def repair_record(known: Knowledge | None, done: Repaired | None, remark: str) -
         "repair": {**layers_record(done.mode, done.layers), "notes": _notes(known, done)},
         "divergence": {
             "before": [d.record() for d in done.before], "after": [d.record() for d in done.after],
-            "stages": [look.record() for look in done.looks], "held_back": bool(known.stats.held),
+            "stages": [look.record() for look in done.looks], "held_back": bool(known.stats.told),
             "damaged": done.damaged, "onset": None,
         },
         "remark": remark,

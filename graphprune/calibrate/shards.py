@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from graphprune.calibrate.folder import Folder
+from graphprune.calibrate.parts import Parts
 from graphprune.calibrate.samples import Feed, Samples, rows_of
 from graphprune.calibrate.statistics import (
     Gram,
@@ -25,7 +26,6 @@ from graphprune.calibrate.statistics import (
     Watched,
     add_batch,
     chunk_of,
-    held_every,
     park,
     passes_of,
     reading_of,
@@ -53,13 +53,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class _Shared:
-    """What every worker needs: the model, what is read of it, when sums are settled, and what is held back."""
+    """What every worker needs: the model, what is read of it, when sums are settled, and what each batch is for."""
 
     model: bytes
     readings: Sequence[Reading]
     asked: Asked
     chunk: int
-    every: int
+    parts: Parts
 
 
 def can_share(model: ir.Model) -> bool:
@@ -90,33 +90,35 @@ def gather_over(
     held: dict[Key, Gram] = {}
     seen = 0
     passes = list(passes_of(list(by_key.values()), asked.limit))
-    chunk, every = chunk_of(samples, asked.batch), held_every(samples, asked.batch)
+    chunk, parts = chunk_of(samples, asked.batch), Parts.of(samples, asked.batch)
     data = packed(model)
     for k, part in enumerate(passes):
-        shared = _Shared(data, [reading_of(c, samples) for c in part], asked, chunk, every)
-        numbers = _Counted(_shards(samples, asked.batch, chunk, pool.size()), samples)
+        shared = _Shared(data, [reading_of(c, samples) for c in part], asked, chunk, parts)
+        numbers = _Counted(_shards(samples, asked.batch, chunk, pool.size()), samples, parts)
         for sums in pool.in_order(_summed, numbers, shared):
             for into, more in zip((fit, held), sums, strict=True):
                 _merge(into, more)
             progress(f"statistics, pass {k + 1} of {len(passes)}: {numbers.rows} samples")
-        seen = numbers.rows
+        seen, told = numbers.rows, numbers.told
         if len(passes) > 1:
             park(part, fit, held, parked.path / str(k))
     if by_key and not seen:
         raise UsageError("calibration: there are no samples")
-    return Stats(fit, held, seen, parked)
+    return Stats(fit, held, seen, parked, told)
 
 
 class _Counted:
-    """Shards, with the number of samples that have been handed out."""
+    """Shards, with the number of samples that have been handed out, and of those to tell results by."""
 
-    def __init__(self, shards: Iterator[Shard], samples: Samples) -> None:
-        self._shards, self._axes, self.rows = shards, samples.axes, 0
+    def __init__(self, shards: Iterator[Shard], samples: Samples, parts: Parts) -> None:
+        self._shards, self._axes, self._parts, self.rows, self.told = shards, samples.axes, parts, 0, 0
 
     def __iter__(self) -> Iterator[Shard]:
-        for shard in self._shards:
-            self.rows += sum(rows_of(feed, self._axes) for feed in shard[1])
-            yield shard
+        for first, feeds in self._shards:
+            for number, feed in enumerate(feeds, first):
+                rows = rows_of(feed, self._axes)
+                self.rows, self.told = self.rows + rows, self.told + (rows if self._parts(number) == "told" else 0)
+            yield first, feeds
 
 
 def _shards(samples: Samples, batch: int, chunk: int, workers: int) -> Iterator[Shard]:
@@ -139,8 +141,8 @@ def _summed(shared: _Shared, shard: Shard) -> tuple[dict[Key, Gram], dict[Key, G
     held: dict[Key, Gram] = {}
     first, feeds = shard
     for number, feed in enumerate(feeds, first):
-        is_held = shared.every > 1 and number % shared.every == shared.every - 1
-        add_batch(held if is_held else fit, shared.readings, watched, feed, Place(shared.asked.seed, number))
+        if (use := shared.parts(number)) != "told":
+            add_batch(fit if use == "fit" else held, shared.readings, watched, feed, Place(shared.asked.seed, number))
         if (number + 1) % shared.chunk == 0:
             settle(fit, held)
     settle(fit, held)

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from graphprune.calibrate.folder import Folder, parked
 from graphprune.calibrate.padding import real_rows, real_tokens
+from graphprune.calibrate.parts import Parts
 from graphprune.calibrate.samples import Feed, Samples, rows_of
 from graphprune.calibrate.waiting import Rows, Waiting, enough_for
 from graphprune.consumers import Consumer, Source
@@ -31,7 +32,6 @@ _TOKENS_PER_COLUMN = 16  # of a matrix product: rows without patches cost less t
 _BLOCK = 4096
 _CHUNKS = 8  # of the batches of one pass, after which sums are settled
 _CHUNK = 16  # batches of one, where only reading tells how many there are
-HELD = 5  # every fifth batch is held back, the last of them where there are fewer
 LIMIT = 2_000_000_000
 
 
@@ -91,12 +91,16 @@ class Gram:
 
 @dataclass(frozen=True)
 class Stats:
-    """Sums over rows by consumer key, of the part to fit and of the part held back; `parked` holds their files."""
+    """Sums over rows by consumer key, of the part to fit and of the part that confirms fits.
+
+    `samples` is the number of all, `told` that of those which are in neither; `parked` holds the sums' files.
+    """
 
     fit: Mapping[Key, Gram]
     held: Mapping[Key, Gram]
     samples: int
     parked: Folder | None = None
+    told: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,21 +131,6 @@ def sampler_of(consumer: Consumer, samples: Samples, seed: int, batch: int) -> S
     """Return at which places of a batch a consumer's rows are taken; matrix products get more of them."""
     per_column = _TOKENS_PER_COLUMN if consumer.design.key[0] == "rows" else _ROWS_PER_COLUMN
     return Sampler(seed, batch, positions_wanted(consumer.width, samples.count or 256, per_column))
-
-
-def held_back(samples: Samples, batch: int) -> Callable[[int], bool]:
-    """Return what says of the number of a batch whether nothing is fitted to it; a lone batch is not held back.
-
-    >>> [n for n in range(6) if held_back(Samples(lambda: iter(()), 6, "noise"), 2)(n)]
-    [2, 5]
-    """
-    every = held_every(samples, batch)
-    return lambda number: every > 1 and number % every == every - 1
-
-
-def held_every(samples: Samples, batch: int) -> int:
-    """Return every which batch is held back, 1 where none is."""
-    return HELD if samples.count is None else min(HELD, ceil(samples.count / batch))
 
 
 def chunk_of(samples: Samples, batch: int) -> int:
@@ -250,25 +239,27 @@ def gather(
     parked = Folder()
     fit: dict[Key, Gram] = {}
     held: dict[Key, Gram] = {}
-    seen = 0
-    is_held = held_back(samples, batch)
+    seen = told = 0
+    part_of = Parts.of(samples, batch)
     chunk = chunk_of(samples, batch)
     passes = list(passes_of(list(by_key.values()), limit))
     for k, part in enumerate(passes):
         readings = [reading_of(c, samples) for c in part]
         watched = Watched(model, [s.name for r in readings for s in r.sources], threads)
-        seen = 0
+        seen = told = 0
         for number, feed in enumerate(samples.batches(batch)):
             progress(f"statistics, pass {k + 1} of {len(passes)}: {seen} samples")
-            add_batch(held if is_held(number) else fit, readings, watched, feed, Place(seed, number))
+            if (use := part_of(number)) != "told":
+                add_batch(fit if use == "fit" else held, readings, watched, feed, Place(seed, number))
             if (number + 1) % chunk == 0:
                 settle(fit, held)
-            seen += rows_of(feed, samples.axes)
+            rows = rows_of(feed, samples.axes)
+            seen, told = seen + rows, told + (rows if use == "told" else 0)
         if len(passes) > 1:
             park(part, fit, held, parked.path / str(k))
     if by_key and not seen:
         raise UsageError("calibration: there are no samples")
-    return Stats(fit, held, seen, parked)
+    return Stats(fit, held, seen, parked, told)
 
 
 def park(consumers: Sequence[Consumer], fit: dict[Key, Gram], held: dict[Key, Gram], path: Path) -> None:
@@ -294,5 +285,5 @@ def passes_of(consumers: list[Consumer], limit: int) -> Iterator[list[Consumer]]
 
 
 def sums_bytes(consumer: Consumer) -> int:
-    """Return how much the sums of a consumer take, those to fit with and those held back."""
+    """Return how much the sums of a consumer take, those to fit with and those to confirm it."""
     return 2 * 8 * consumer.groups * consumer.width**2

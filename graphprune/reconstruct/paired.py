@@ -12,8 +12,9 @@ import onnx_ir as ir
 
 from graphprune.calibrate.knowledge import Knowledge
 from graphprune.calibrate.padding import real_rows, real_tokens
+from graphprune.calibrate.parts import Parts
 from graphprune.calibrate.samples import Feed
-from graphprune.calibrate.statistics import Sampler, Watched, held_back, sampler_of
+from graphprune.calibrate.statistics import Sampler, Watched, sampler_of
 from graphprune.calibrate.waiting import Rows, Waiting, enough_for
 from graphprune.reconstruct.layers import Layer
 
@@ -103,7 +104,7 @@ class SideBySide:
     threads: int = 0
 
     def pairs(self, layer: Layer, aim: Aim = Aim()) -> Pairs:
-        """Run both models on all samples, and return for each block of a layer sums to fit with and those held back.
+        """Run both models on samples, and return for each block of a layer sums to fit with and those to confirm it.
 
         Where no sample is held back: None.
         """
@@ -111,8 +112,10 @@ class SideBySide:
         after = Watched(self.pruned, [layer.consumer.data, *aim.after], self.threads)
         fit, held = ([Pair(len(p.columns), len(p.outputs)) for p in layer.parts] for _ in range(2))
         samples = self.known.samples
-        is_held = held_back(samples, self.known.batch)
+        part_of = Parts.of(samples, self.known.batch)
         for number, feed in enumerate(samples.batches(self.known.batch)):
+            if (use := part_of(number)) == "told":
+                continue
             were, now = before(feed), after(self.arrange(feed))
             are = now[layer.consumer.data]
             sampler = sampler_of(layer.consumer, samples, self.known.seed, number)
@@ -120,7 +123,7 @@ class SideBySide:
             wanted = _wanted(layer, aim, (were, now), sampler)
             there = real_rows(are, real_tokens(feed), layer.design.key, sampler)
             rows = slice(None) if there is None else there
-            for g, pair in enumerate(held if is_held(number) else fit):
+            for g, pair in enumerate(fit if use == "fit" else held):
                 pair.add(x[g][rows], wanted[g][rows])
         return fit, held if any(pair.rows for pair in held) else None
 

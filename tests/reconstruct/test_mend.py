@@ -86,7 +86,7 @@ def test_repair_of_any_layer_lowers_the_error(kind: str, sequential: bool) -> No
 
 
 def test_in_deep_nets_corrections_help() -> None:
-    analysis, learnt = known(layered.deep(), 400)
+    analysis, learnt = known(layered.deep(), 1000)
     chosen = keeping(analysis, 0.6)
 
     def relative(corrections: int | None) -> float:
@@ -96,7 +96,7 @@ def test_in_deep_nets_corrections_help() -> None:
         return measure(analysis.model, pruned, learnt)[0].relative
 
     plain, by_itself, last, all_of_them = (relative(n) for n in (None, 0, 1, 99))
-    assert max(all_of_them, last) < 0.9 * by_itself < 0.9 * plain
+    assert max(all_of_them, last) < 0.95 * by_itself < 0.6 * plain
 
 
 def test_corrections_are_runs_over_the_samples() -> None:
@@ -211,7 +211,7 @@ def test_models_with_state_are_repaired() -> None:
     (group,) = analysis.coupling.groups
     chosen = {group.dim: np.array([0, 2, 3, 5, 6])}
     rng = np.random.default_rng(0)
-    feed = {"x": rng.standard_normal((90, 5)).astype(np.float32), "past_h": rng.uniform(-1, 1, (90, 8)).astype("f")}
+    feed = {"x": rng.standard_normal((900, 5)).astype(np.float32), "past_h": rng.uniform(-1, 1, (900, 8)).astype("f")}
     learnt = learn(analysis, given(feed))
 
     def arrange(arrays: Any) -> Any:
@@ -223,7 +223,7 @@ def test_models_with_state_are_repaired() -> None:
         after = {d.output: d for d in measure(analysis.model, pruned, learnt, arrange)}
         assert {m.node for m in done} == {"n1_MatMul", "n4_MatMul"} and after.keys() == {y, "present_h"}
         assert after[y].relative < plain[y].relative
-        assert after["present_h"].relative <= plain["present_h"].relative + 1e-6
+        assert after["present_h"].relative <= 1.02 * plain["present_h"].relative  # states are independent of each other
 
 
 def test_batch_normalisation_stays() -> None:
