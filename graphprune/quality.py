@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import Any
 
@@ -46,6 +46,8 @@ class Divergence:
     Rows are probabilities where they are positive and add up to 1. They are taken for logits where some entries are
     negative, the output has at most three axes and no name of something else, and their softmax is uneven: its mean
     entropy is below 0.9 of the largest possible. Embeddings and normalised features are nearly even.
+
+    `each` is what is lost of each sample, or of each token where some are padding.
     """
 
     output: str
@@ -53,6 +55,7 @@ class Divergence:
     cosine: float
     kl: float | None
     agree: float | None
+    each: Array = field(default_factory=lambda: np.zeros(0), compare=False, repr=False)
 
     @property
     def damaged(self) -> bool:
@@ -65,7 +68,7 @@ class Divergence:
         return self.relative**2 if self.kl is None else self.kl
 
     def record(self) -> dict[str, Any]:
-        return asdict(self)
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
 
 
 def measure(
@@ -154,16 +157,19 @@ def _comparable(one: Array, other: Array) -> bool:
 
 @dataclass
 class _Sums:
-    """What is summed up over rows of one output; nothing grows with their number."""
+    """What is summed up over rows of one output.
+
+    `lost` has the squared difference, the KL divergence of rows as logits and that of rows as probabilities; `each`
+    has their means over the rows of every sample.
+    """
 
     rows: int = 0
     entries: int = 0
-    difference: float = 0.0
+    lost: Array = field(default_factory=lambda: np.zeros(3))
+    each: list[Array] = field(default_factory=list)
     energy: float = 0.0
     cosine: float = 0.0
     directions: int = 0
-    as_logits: float = 0.0
-    as_probabilities: float = 0.0
     agree: int = 0
     positive: bool = True
     whole: bool = True
@@ -175,50 +181,57 @@ class _Sums:
         self.width = dense.shape[-1] if dense.ndim > 1 else 1
         a, b = dense.reshape(-1, self.width), pruned.reshape(-1, self.width)
         step = max(1, _AT_ONCE // self.width)
-        for start in range(0, len(a), step):
-            self._add(*(x[start : start + step].astype(np.float64) for x in (a, b)))
+        starts = range(0, len(a), step)
+        lost = np.hstack([self._add(*(x[k : k + step].astype(np.float64) for x in (a, b))) for k in starts])
+        self.lost += lost.sum(axis=1)
+        self.each.append(lost.reshape(len(lost), dense.shape[0] if dense.ndim else 1, -1).mean(axis=2))
 
-    def _add(self, dense: Array, pruned: Array) -> None:
+    def _add(self, dense: Array, pruned: Array) -> Array:
+        """Add rows; return what each of them loses, in the order of `lost`."""
         finite = np.isfinite(dense)
         whole = bool(finite.all() and np.isfinite(pruned).all())
         x = dense if whole else np.where(finite, dense, 0.0)
         y = pruned if whole else np.where(finite & np.isfinite(pruned), pruned, 0.0)
-        difference = x - y
         self.rows += len(x)
         self.entries += x.size
-        self.difference += float(np.vdot(difference, difference))
         self.energy += float(np.vdot(x, x))
         norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
         some = np.linalg.norm(x, axis=1) > _TINY
         self.cosine += float((np.einsum("ij,ij->i", x, y)[some] / np.maximum(norms[some], _TINY)).sum())
         self.directions += int(some.sum())
+        lost = np.zeros((3, len(x)))
+        lost[0] = np.square(x - y).sum(axis=1)
         if self.width > 1:
             rows = (z if whole else np.nan_to_num(z, nan=0.0, posinf=_HUGE, neginf=-_HUGE) for z in (dense, pruned))
-            self._add_rows(*rows)
+            lost[1:] = self._add_rows(*rows)
+        return lost
 
-    def _add_rows(self, dense: Array, pruned: Array) -> None:
+    def _add_rows(self, dense: Array, pruned: Array) -> tuple[Array, Array]:
+        """Add rows that may be logits or probabilities; return what they lose as the one and as the other."""
         self.agree += int((dense.argmax(1) == pruned.argmax(1)).sum())
         log_dense, log_pruned = (log_softmax(z) for z in (dense, pruned))
         likely = np.exp(log_dense)
         for logs in (log_dense, log_pruned):
             np.maximum(logs, _LEAST, out=logs)
-        self.as_logits += float(np.vdot(likely, log_dense - log_pruned))
+        as_logits = np.einsum("ij,ij->i", likely, log_dense - log_pruned)
         self.entropy -= float(np.vdot(likely, log_dense))
         self.positive &= bool((dense >= -_SLACK).all())
         self.whole &= all(np.allclose(z.sum(axis=1), 1, atol=1e-2) for z in (dense, pruned))
-        if self.positive and self.whole:
-            self.as_probabilities += _kl(np.maximum(dense, 0.0), np.maximum(pruned, 0.0))
+        certain = self.positive and self.whole
+        return as_logits, _kl(*(np.maximum(z, 0.0) for z in (dense, pruned))) if certain else np.zeros(len(dense))
 
     def divergence(self, name: str) -> Divergence:
         certain = self.positive and self.whole
         known = self.width > 1 and (certain or self._logits(name))
-        kl = self.as_probabilities if certain else self.as_logits
+        kind = (2 if certain else 1) if known else 0
+        energy = max(self.energy, _TINY * self.entries)
         return Divergence(
             name,
-            relative=float(np.sqrt(self.difference / max(self.energy, _TINY * self.entries))),
+            relative=float(np.sqrt(self.lost[0] / energy)),
             cosine=self.cosine / self.directions if self.directions else 1.0,
-            kl=kl / self.rows if known else None,
+            kl=float(self.lost[kind]) / self.rows if known else None,
             agree=self.agree / self.rows if known else None,
+            each=np.concatenate([e[kind] for e in self.each]) * (1.0 if known else self.rows / energy),
         )
 
     def _logits(self, name: str) -> bool:
@@ -227,5 +240,5 @@ class _Sums:
         return uneven and not self.positive and self.axes <= _AXES and not _NO_LOGITS.search(name.lower())
 
 
-def _kl(p: Array, q: Array) -> float:
-    return float((p * (np.log(p + _TINY) - np.log(q + _TINY))).sum())
+def _kl(p: Array, q: Array) -> Array:
+    return np.asarray((p * (np.log(p + _TINY) - np.log(q + _TINY))).sum(axis=1))

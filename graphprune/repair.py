@@ -25,6 +25,7 @@ _CORRECTION_WORK = 1e12  # multiply-accumulates that they may cost: half a minut
 _SHARE = 0.75  # of a run of both models over all samples, what a correction in the middle of a graph costs
 _TOO_FEW = 0.2  # affordable ones, below which none is made
 _ROUNDS = 2
+_UNCORRECTED = 2  # looks before any correction
 _LOOKS = 4  # parts of the corrections after which outputs are compared
 _BATCHES = 16  # that one comparison runs
 _LOOK_WORK = 2e11  # multiply-accumulates that comparisons in between may cost, unless effort is high: seconds
@@ -53,11 +54,11 @@ def repair(
 
     often = asked.effort == "high" or look_work(analysis, known) * (_LOOKS - 1) <= _LOOK_WORK
 
-    def watch(done: int, corrections: int) -> float:
+    def watch(done: int, corrections: int) -> bool:
         if done in (0, corrections) or (often and done * _LOOKS // corrections > (done - 1) * _LOOKS // corrections):
             stage = f"after correction {done} of {corrections}" if done else "after symmetric repair"
             seen.append(Look(stage, looked()))
-        return seen[-1].off
+        return seen[-1].nearer(seen[1])
 
     seen = [Look("before repair", looked())]
     mode: Repair = asked.repair if asked.repair != "auto" else _best(known)
@@ -73,7 +74,7 @@ def repair(
     first = seen[1] if len(seen) > 1 else None
     if first is None:
         seen += [Look(f"after {mode} repair", looked())] if layers else []
-    elif seen[-1].off > first.off:
+    elif len(seen) > _UNCORRECTED and not seen[-1].nearer(first):
         seen.append(replace(first, stage="corrections taken back"))
         mode = "symmetric"
     return Repaired(tuple(layers), tuple(seen), mode)

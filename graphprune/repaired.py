@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 from graphprune.calibrate.knowledge import Knowledge
 from graphprune.calibrate.samples import describe
 from graphprune.quality import Divergence
 from graphprune.reconstruct.mend import Mended
+
+_FEWEST = 2  # samples, below which nothing is known of the spread
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,18 @@ class Look:
     stage: str
     outputs: tuple[Divergence, ...]
 
-    @property
-    def off(self) -> float:
-        """Mean over outputs of their KL divergence, or of their relative error where they are no logits."""
-        return fmean([d.relative if d.kl is None else d.kl for d in self.outputs] or [0.0])
+    def nearer(self, than: Look) -> bool:
+        """Return whether less is lost of the outputs than at another stage, by more than chance gives.
+
+        That is, by more than a standard error of the mean difference over samples: the rule by which the simplest of
+        models that are as good is taken (Breiman et al., Classification and Regression Trees, 1984, section 3.4.3).
+        """
+        pairs = [(d.each, e.each) for d, e in zip(than.outputs, self.outputs, strict=True)]
+        if any(len(a) != len(b) or len(a) < _FEWEST for a, b in pairs):
+            return sum(d.loss for d in self.outputs) < sum(d.loss for d in than.outputs)
+        gains = [a - b for a, b in pairs]
+        gain, spread = sum(float(g.mean()) for g in gains), sum(float(g.var(ddof=1)) / len(g) for g in gains)
+        return gain > math.sqrt(spread)
 
     def record(self) -> dict[str, Any]:
         return {"stage": self.stage, "outputs": [d.record() for d in self.outputs]}

@@ -29,7 +29,7 @@ from graphprune.reconstruct.shifts import place_of
 from graphprune.rewrite import Chosen, arranged
 
 Progress = Callable[[str], None]
-Watch = Callable[[int, int], float]
+Watch = Callable[[int, int], bool]
 Item = TypeVar("Item")
 Mode = Literal["bias", "symmetric", "sequential", "matched"]
 _CORRECTIONS = 32
@@ -62,7 +62,7 @@ def mend(
     rounds: int = 0,
     threads: int = 0,
     progress: Progress = lambda text: None,
-    watch: Watch = lambda done, corrections: 0.0,
+    watch: Watch = lambda done, corrections: True,
 ) -> list[Mended]:
     """Repair a pruned model in place; `dense` is the normalised model that it was made from.
 
@@ -71,8 +71,8 @@ def mend(
     them: both models run over all samples for each, and again for each of `rounds`. Several layers between two
     corrections are not fitted to the same accumulated error: each would take it back, and together they would take it
     back several times. Where every layer is corrected, those that lost nothing make up for what changed before them,
-    too. `watch` is told (corrections done, in all) before the first and after each, and says how far the outputs are
-    off: where that is more at the end than before, corrections are taken back.
+    too. `watch` is told (corrections done, in all) before the first and after each, and says whether the outputs
+    are nearer by them: where they are not at the end, corrections are taken back.
     """
     in_order = mode in ("sequential", "matched")
     layers = _layers(pruned, coupling, chosen, known, corrections if in_order else 0)
@@ -87,14 +87,15 @@ def mend(
     points = evenly([x for x in layers if _in_order(x, nodes[x.node])], corrections)
     both = SideBySide(dense, pruned, known, lambda feed: arranged(feed, coupling, chosen), threads)
     corrector = Corrector(both, coupling, matched=mode == "matched", rounds=rounds)
-    off = watch(0, len(points)) if points else 0.0
+    if points:
+        watch(0, len(points))
     corrected = dict(done)
     for k, each in enumerate(points, start=1):
         progress(f"refitting {each.node}, {k} of {len(points)}")
         found = corrector.correct(each, refits.get(each.node))
         if found is not None:
             corrected[each.node] = Mended.of(each.node, found)
-        if watch(k, len(points)) > off and k == len(points):
+        if not watch(k, len(points)) and k == len(points):
             corrector.take_back()
             return list(done.values())
     return list(corrected.values())

@@ -117,7 +117,7 @@ def test_corrections_that_make_outputs_worse_are_taken_back(kind: str) -> None:
     analysis, learnt = known(layered.deep() if kind == "deep" else layered.KINDS[kind](), 200)
     chosen = keeping(analysis, 0.7)
     results = []
-    worse, better = {"watch": lambda done, of: float(done)}, {"watch": lambda done, of: -float(done)}
+    worse, better = {"watch": lambda done, of: False}, {"watch": lambda done, of: True}
     for options in ({"corrections": 0}, worse, better):
         pruned = pruned_of(analysis, chosen)
         done = mend(analysis.model, pruned, analysis.coupling, chosen, learnt, **options)

@@ -1,0 +1,52 @@
+"""Whether one stage of repair is better than another: more than chance gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graphprune.quality import Divergence
+from graphprune.repaired import Look
+
+LOSSES = st.lists(st.floats(0.01, 10), min_size=2, max_size=30)
+
+
+def look(*outputs: list[float]) -> Look:
+    """A stage at which samples of outputs lose so much."""
+    return Look(
+        "", tuple(Divergence(f"y{k}", 0.1, 0.9, float(np.mean(o)), 0.5, np.array(o)) for k, o in enumerate(outputs))
+    )
+
+
+@given(LOSSES, st.floats(0.001, 1))
+def test_what_every_sample_gains_is_a_gain(losses: list[float], gain: float) -> None:
+    less = look([x - gain for x in losses])
+    assert less.nearer(look(losses)) and not look(losses).nearer(less)
+
+
+@given(LOSSES, LOSSES)
+def test_nothing_is_nearer_than_itself_and_no_two_than_each_other(one: list[float], other: list[float]) -> None:
+    size = min(len(one), len(other))
+    first, second = look(one[:size]), look(other[:size])
+    assert not first.nearer(first) and not (first.nearer(second) and second.nearer(first))
+
+
+@pytest.mark.parametrize(("gaining", "losing", "nearer"), [(3, 0, True), (3, 2, False), (8, 2, True), (0, 3, False)])
+def test_what_few_of_twenty_gain_may_be_chance(gaining: int, losing: int, nearer: bool) -> None:
+    after = [1.0] * gaining + [3.0] * losing + [2.0] * (20 - gaining - losing)
+    assert look(after).nearer(look([2.0] * 20)) is nearer
+
+
+@pytest.mark.parametrize(("other", "nearer"), [([0.5, 0.7], True), ([1.5, 2.5], False)])
+def test_outputs_count_together(other: list[float], nearer: bool) -> None:
+    """The first output gains 0.5 with each sample."""
+    assert look([0.5, 1.5], other).nearer(look([1.0, 2.0], [1.0, 1.0])) is nearer
+
+
+@pytest.mark.parametrize("losses", [[1.0], [1.0, 1.0, 1.0]])
+def test_of_unlike_or_single_samples_the_mean_decides(losses: list[float]) -> None:
+    """The sizes of an output may depend on what is in it."""
+    assert look([0.9] * min(len(losses), 2)).nearer(look(losses))
+    assert not look([1.1] * min(len(losses), 2)).nearer(look(losses))
