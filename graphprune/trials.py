@@ -86,8 +86,8 @@ def trials(
 
     `things` are groups and branches, in the order in which they matter; all groups are tried at a half first (of each
     family one, then another, as far apart as can be), then each branch is bypassed. It ends when the models have cost
-    about `work` multiply-accumulates (`trial_work`). Samples are those that nothing is fitted to, 2 to 128 of them, as
-    many as the work permits; 16 do where the outputs have a row for each token.
+    about `work` multiply-accumulates (`trial_work`). Samples are those that confirm fits, 2 to 128 of them, as many as
+    the work permits; 16 do where the outputs have a row for each token.
 
     >>> trials(analysis, known, found, analysis.coupling.groups, 1e12)  # doctest: +SKIP
     [Trial(group='conv1.weight:0', width=32, error=0.04, loss=0.003), ...]

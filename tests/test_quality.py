@@ -72,6 +72,22 @@ def test_logits_are_compared_as_all_rows_at_once(
     assert found.agree == pytest.approx((p.argmax(1) == q.argmax(1)).mean())
 
 
+@pytest.mark.parametrize("shape", [(60, 6), (60, 3, 6), (60, 2, 3, 5)])
+@pytest.mark.parametrize("kind", ["Identity", "Softmax"])
+def test_each_sample_has_its_loss(shape: tuple[int, ...], kind: str) -> None:
+    a = RNG.standard_normal(shape)
+    b = a + RNG.uniform(0.1, 1, (60, *[1] * (len(shape) - 1))) * RNG.standard_normal(shape)
+    found = compared(a, b, kind, batch=2)
+    told = [k for k in range(60) if k // 2 % 10 == 7]
+    p, q = ((softmax(z) if kind == "Softmax" else z)[told].astype(np.float64) for z in (a, b))
+    likely = kind == "Softmax" or len(shape) < 4
+    pairs = list(zip(*((softmax(z) if kind == "Identity" else z for z in (p, q)) if likely else (p, q)), strict=True))
+    energy = float(np.square(p).mean())
+    wanted = [kl_of(x, y) if likely else float(np.square(x - y).mean()) / energy for x, y in pairs]
+    assert found.each.tolist() == pytest.approx(wanted, rel=1e-3) and found.each.mean() == pytest.approx(found.loss)
+    assert "each" not in found.record()
+
+
 def test_probabilities_are_taken_as_they_are() -> None:
     a = RNG.standard_normal((60, 5))
     b = a + RNG.standard_normal((60, 5))

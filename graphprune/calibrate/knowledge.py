@@ -111,7 +111,7 @@ def threads_of(analysis: Analysis) -> int:
 def batch_of(analysis: Analysis, found: Consumers, samples: Samples) -> int:
     """Return how many samples to run at once: the model's own number, else what fits into 200 MB of activations.
 
-    At least ten batches are made of the samples, so that there are some for each use (`statistics.Parts`). Activations
+    At least ten batches are made of the samples, so that there are some for each use (`parts.Parts`). Activations
     are what consumers read and what the model puts out, at the samples' sizes.
     """
     axes = samples.axes if samples.axes is not None else {n: 0 for n, s in input_symbols(analysis.model).items() if s}

@@ -88,7 +88,7 @@ def gather_over(
     parked = Folder()
     fit: dict[Key, Gram] = {}
     held: dict[Key, Gram] = {}
-    seen = 0
+    seen = told = 0
     passes = list(passes_of(list(by_key.values()), asked.limit))
     chunk, parts = chunk_of(samples, asked.batch), Parts.of(samples, asked.batch)
     data = packed(model)

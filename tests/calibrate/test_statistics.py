@@ -18,10 +18,12 @@ import graphprune
 from graphprune.calibrate import Samples
 from graphprune.calibrate.knowledge import batch_of, learn
 from graphprune.calibrate.parts import HELD, Parts
-from graphprune.calibrate.statistics import Sampler, Watched, gather, positions_wanted
+from graphprune.calibrate.shards import Asked, gather_over
+from graphprune.calibrate.statistics import LIMIT, Sampler, Watched, gather, positions_wanted
 from graphprune.consumers import Consumer, consumers
 from graphprune.errors import UsageError
 from graphprune.runtime import Runtime, open_session
+from graphprune.scale import Pool
 
 Array = Any
 
@@ -110,12 +112,19 @@ def test_one_batch_is_held_back_even_of_few(count: int | None, batch: int, held:
     assert [[n for n in range(batches) if part_of(n) == p] for p in ("held", "told")] == [held, told]
 
 
+def test_of_nothing_to_sum_up_there_are_no_sums() -> None:
+    samples = Samples(lambda: iter(()), 40, "noise")
+    model = graphprune.analyse(layered.gemm().model()).model
+    for found in (gather(model, (), samples), gather_over(Pool(2), model, (), samples, Asked(4, 0, LIMIT, 1))):
+        assert not found.fit and not found.held and (found.samples, found.told) == (0, 0)
+
+
 def test_many_passes_under_little_memory_give_the_same() -> None:
     _, whole = known(layered.deep())
     runs: list[str] = []
     _, cut = known(layered.deep(), limit=16 * 24**2, progress=runs.append)
     assert len({r.split(":")[0] for r in runs}) == len(whole.stats.fit) > 5
-    assert whole.stats.samples == cut.stats.samples == 40
+    assert whole.stats.samples == cut.stats.samples == 40 and whole.stats.told == cut.stats.told == 4
     for part in ("fit", "held"):
         before, after = getattr(whole.stats, part), getattr(cut.stats, part)
         assert before.keys() == after.keys()
