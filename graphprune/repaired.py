@@ -28,13 +28,15 @@ class Look:
 
         That is, by more than a standard error of the mean difference over samples: the rule by which the simplest of
         models that are as good is taken (Breiman et al., Classification and Regression Trees, 1984, section 3.4.3).
+        Outputs count that could be compared at both stages; where there are none, nothing speaks against this one.
         """
-        pairs = [(d.each, e.each) for d, e in zip(than.outputs, self.outputs, strict=True)]
-        if any(len(a) != len(b) or len(a) < _FEWEST for a, b in pairs):
-            return sum(d.loss for d in self.outputs) < sum(d.loss for d in than.outputs)
-        gains = [a - b for a, b in pairs]
+        then = {d.output: d for d in than.outputs}
+        pairs = [(then[d.output], d) for d in self.outputs if d.output in then]
+        if any(len(a.each) != len(b.each) or len(a.each) < _FEWEST for a, b in pairs):
+            return sum(b.loss for _, b in pairs) < sum(a.loss for a, _ in pairs)
+        gains = [a.each - b.each for a, b in pairs]
         gain, spread = sum(float(g.mean()) for g in gains), sum(float(g.var(ddof=1)) / len(g) for g in gains)
-        return gain > math.sqrt(spread)
+        return gain > math.sqrt(spread) or not pairs
 
     def record(self) -> dict[str, Any]:
         return {"stage": self.stage, "outputs": [d.record() for d in self.outputs]}

@@ -50,3 +50,10 @@ def test_of_unlike_or_single_samples_the_mean_decides(losses: list[float]) -> No
     """The sizes of an output may depend on what is in it."""
     assert look([0.9] * min(len(losses), 2)).nearer(look(losses))
     assert not look([1.1] * min(len(losses), 2)).nearer(look(losses))
+
+
+def test_outputs_that_are_compared_once_only_do_not_count() -> None:
+    """Detections have other sizes in other models: what cannot be compared takes nothing back."""
+    both, one = look([1.0, 2.0], [5.0, 5.0]), look([0.9, 1.8])
+    assert one.nearer(both) and not both.nearer(one)
+    assert look().nearer(both) and both.nearer(look()) and look().nearer(look())
