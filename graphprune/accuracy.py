@@ -128,8 +128,7 @@ def samples_for(analysis: Analysis, asked: Calibrating) -> Samples:
         return open_labelled(analysis.model, choice, asked.labels, asked.seed, option="--calibration", **how)
     if choice.kind == "data":
         opened = choice.open(analysis.model, limit=limit, seed=asked.seed, shapes=sizes, bounds=bounds)
-        inputs = read(analysis.model, sizes, bounds)
-        if not asked.vary or not inputs.tables:
+        if not asked.vary or not (inputs := read(analysis.model, sizes, bounds)).tables:
             return opened
         work = macs_of_sample(analysis, opened) * (opened.count or limit)
         return varied(opened, inputs, asked.seed) if work <= _VARIED_WORK else opened

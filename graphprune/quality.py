@@ -68,7 +68,7 @@ class Divergence:
         return self.relative**2 if self.kl is None else self.kl
 
     def record(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "each"}
 
 
 def measure(

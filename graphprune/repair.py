@@ -25,7 +25,6 @@ _CORRECTION_WORK = 1e12  # multiply-accumulates that they may cost: half a minut
 _SHARE = 0.75  # of a run of both models over all samples, what a correction in the middle of a graph costs
 _TOO_FEW = 0.2  # affordable ones, below which none is made
 _ROUNDS = 2
-_UNCORRECTED = 2  # looks before any correction
 _LOOKS = 4  # parts of the corrections after which outputs are compared
 _BATCHES = 16  # that one comparison runs
 _LOOK_WORK = 2e11  # multiply-accumulates that comparisons in between may cost, unless effort is high: seconds
@@ -45,7 +44,7 @@ def repair(
 ) -> Repaired:
     """Repair a pruned model in place, and measure its outputs before and after.
 
-    A layer is repaired as far as the samples for that confirm it.
+    A layer is repaired as far as samples that were left out of its fit confirm it.
     """
 
     def looked() -> tuple[Divergence, ...]:
@@ -74,7 +73,7 @@ def repair(
     first = seen[1] if len(seen) > 1 else None
     if first is None:
         seen += [Look(f"after {mode} repair", looked())] if layers else []
-    elif len(seen) > _UNCORRECTED and not seen[-1].nearer(first):
+    elif seen[-1] is not first and not seen[-1].nearer(first):
         seen.append(replace(first, stage="corrections taken back"))
         mode = "symmetric"
     return Repaired(tuple(layers), tuple(seen), mode)

@@ -8,6 +8,7 @@ from typing import Any
 import layered
 import numpy as np
 import pytest
+from layered import fitted
 from oracles import Net
 from small import cnn, mlp, rand
 
@@ -123,7 +124,7 @@ def test_within_a_group_norms_of_what_is_read_decide() -> None:
     net, x = stream((1.0,)), inputs()
     analysis, found = known(net, x)
     w = {t.name: np.asarray(t.const_value.numpy()) for t in analysis.model.graph.initializers.values()}
-    fit = x[[k // found.batch % 5 != 4 and k // found.batch % 10 != 7 for k in range(len(x))]]
+    fit = fitted(x, found.batch)
     norms = np.linalg.norm(relu(fit.reshape(-1, WIDTH) @ w["up0"]), axis=0)
     (scores,) = (v for v in score(analysis.coupling, "cfsp", known=found).by_group.values() if len(v) == INNER)
     assert scores.argsort().tolist() == norms.argsort().tolist()

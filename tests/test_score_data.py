@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from layered import fitted
 from onnx import helper
 from small import FLOAT, cli, cnn, mlp, model, put, rand, record, refused, tensor
 
@@ -39,11 +40,6 @@ def scored(proto: onnx.ModelProto, criterion: str, normalise: str = "none", **in
 
 def relu(x: np.ndarray) -> np.ndarray:
     return np.maximum(x, 0)
-
-
-def fitted(rows: np.ndarray, batch: int) -> np.ndarray:
-    """Return the rows that are fitted to: every fifth batch confirms fits, the eighth of ten tells results."""
-    return rows[[k // batch % 5 != 4 and k // batch % 10 != 7 for k in range(len(rows))]]
 
 
 def column_scores(criterion: str, x: np.ndarray, w: np.ndarray) -> np.ndarray:

@@ -32,7 +32,8 @@ def varied(samples: Samples, inputs: Inputs, seed: int = 0) -> Samples:
     """
     if not inputs.tables or samples.axes == {}:
         return samples
-    words = {name: vocabulary(t.numpy(), int(t.shape.numpy()[0]), uniform=True) for name, t in inputs.tables.items()}
+    tables = {name: table.numpy() for name, table in inputs.tables.items()}
+    words = {name: vocabulary(table, len(table), uniform=True) for name, table in tables.items()}
 
     def opened() -> Iterator[Feed]:
         for number, feed in enumerate(samples.open()):
