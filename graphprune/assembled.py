@@ -23,7 +23,7 @@ from graphprune.calibrate.parts import Parts
 from graphprune.calibrate.samples import Feed
 from graphprune.errors import SessionError
 from graphprune.execute import session
-from graphprune.quality import Comparison
+from graphprune.quality import Comparison, Divergence, together
 from graphprune.reconstruct.reused import Reused, Store
 from graphprune.rewrite import Chosen, arranged, rearranged
 from graphprune.runtime import Runtime, run
@@ -140,6 +140,10 @@ class Candidates:
 
     def __call__(self, levels: Levels, samples: int) -> float:
         """Return the divergence from the dense model on so many feeds, infinite where the model does not run."""
+        return together(self.outputs(levels, samples))
+
+    def outputs(self, levels: Levels, samples: int) -> list[Divergence]:
+        """Return the divergence of every output on so many feeds, of none where the model does not run."""
         chosen, coupling = self._chosen(levels), self._analysis.coupling
         runs = self._runs[:samples]
         try:
@@ -147,13 +151,13 @@ class Candidates:
             for each in runs[len(opened.outputs) :]:
                 opened.outputs.append(each.thinned(run(opened.session, arranged(each.feed, coupling, chosen))))
         except SessionError:
-            return float("inf")
+            return []
         dense = [arranged(each.dense, coupling, chosen) for each in runs]
         maps = readouts([(d, p, each.feed) for d, p, each in zip(dense, opened.outputs, runs, strict=False)])
         found = Comparison()
         for before, after, each in zip(dense, opened.outputs, runs, strict=False):
             found.add(before, {n: mapped(a, maps.get(n)) for n, a in after.items()}, each.feed)
-        return float("inf") if found.loss is None else found.loss
+        return found.divergences()
 
     def _opened(self, levels: Levels, chosen: Chosen) -> _Open:
         if levels not in self._open:

@@ -31,6 +31,7 @@ _SLACK = 1e-6
 _AT_ONCE = 1_000_000
 _AXES = 3  # an output with more axes is a map of features
 _EVEN = 0.9
+_FEWEST = 2  # samples, below which nothing is known of the spread
 _NO_LOGITS = re.compile(r"embed|hidden|feature|pool|norm|state|box|mask")
 DAMAGED_COSINE, DAMAGED_KL = 0.9, 0.5
 
@@ -140,8 +141,40 @@ class Comparison:
     @property
     def loss(self) -> float | None:
         """What all outputs together lose, infinite where that is no number; None where none can be compared."""
-        found = [d.loss for d in self.divergences()]
-        return float(np.nan_to_num(sum(found), nan=np.inf)) if found else None
+        found = self.divergences()
+        return together(found) if found else None
+
+
+def together(outputs: Sequence[Divergence]) -> float:
+    """Return what outputs lose together; infinite where there are none, or where that is no number."""
+    return float(np.nan_to_num(sum(d.loss for d in outputs), nan=np.inf)) if outputs else math.inf
+
+
+def nearer(outputs: Sequence[Divergence], than: Sequence[Divergence]) -> bool:
+    """Return whether less is lost of the outputs than of those of another model, by more than chance gives.
+
+    That is, by more than a standard error of the mean difference over samples: the rule by which the simplest of
+    models that are as good is taken (Breiman et al., Classification and Regression Trees, 1984, section 3.4.3).
+    Outputs count that could be compared of both; where there are none, nothing speaks against these.
+    """
+    gain, error = gained(outputs, than)
+    return gain > error or not {d.output for d in outputs} & {d.output for d in than}
+
+
+def gained(outputs: Sequence[Divergence], than: Sequence[Divergence]) -> tuple[float, float]:
+    """Return how much less is lost of the outputs than of another model's, and the standard error of that.
+
+    The error is of the mean difference over samples, 0 where there are fewer than two, or others.
+
+    >>> gained(measure(dense, pruned, known), measure(dense, other, known))  # doctest: +SKIP
+    (0.02, 0.005)
+    """
+    then = {d.output: d for d in than}
+    pairs = [(then[d.output], d) for d in outputs if d.output in then]
+    if any(len(a.each) != len(b.each) or len(a.each) < _FEWEST for a, b in pairs):
+        return sum(a.loss - b.loss for a, b in pairs), 0.0
+    gains = [a.each - b.each for a, b in pairs]
+    return sum(float(g.mean()) for g in gains), math.sqrt(sum(float(g.var(ddof=1)) / len(g) for g in gains))
 
 
 def _told(array: Array, real: Real | None) -> Array:

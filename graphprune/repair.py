@@ -13,7 +13,7 @@ from graphprune.calibrate.knowledge import Knowledge, macs_of_sample, threads_of
 from graphprune.calibrate.parts import HELD
 from graphprune.groups import Coupling
 from graphprune.options import Calibrating, Repair
-from graphprune.quality import Divergence, measure
+from graphprune.quality import Divergence, measure, nearer
 from graphprune.reconstruct.folded import mend_by_folding
 from graphprune.reconstruct.mend import Mended, Mode, mend
 from graphprune.reconstruct.unseen import mend_by_weights
@@ -57,7 +57,7 @@ def repair(
         if done in (0, corrections) or (often and done * _LOOKS // corrections > (done - 1) * _LOOKS // corrections):
             stage = f"after correction {done} of {corrections}" if done else "after symmetric repair"
             seen.append(Look(stage, looked()))
-        return seen[-1].nearer(seen[1])
+        return nearer(seen[-1].outputs, seen[1].outputs)
 
     seen = [Look("before repair", looked())]
     mode: Repair = asked.repair if asked.repair != "auto" else _best(known)
@@ -73,7 +73,7 @@ def repair(
     first = seen[1] if len(seen) > 1 else None
     if first is None:
         seen += [Look(f"after {mode} repair", looked())] if layers else []
-    elif seen[-1] is not first and not seen[-1].nearer(first):
+    elif seen[-1] is not first and not nearer(seen[-1].outputs, first.outputs):
         seen.append(replace(first, stage="corrections taken back"))
         mode = "symmetric"
     return Repaired(tuple(layers), tuple(seen), mode)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -13,8 +12,6 @@ from graphprune.calibrate.samples import describe
 from graphprune.quality import Divergence
 from graphprune.reconstruct.mend import Mended
 
-_FEWEST = 2  # samples, below which nothing is known of the spread
-
 
 @dataclass(frozen=True)
 class Look:
@@ -22,21 +19,6 @@ class Look:
 
     stage: str
     outputs: tuple[Divergence, ...]
-
-    def nearer(self, than: Look) -> bool:
-        """Return whether less is lost of the outputs than at another stage, by more than chance gives.
-
-        That is, by more than a standard error of the mean difference over samples: the rule by which the simplest of
-        models that are as good is taken (Breiman et al., Classification and Regression Trees, 1984, section 3.4.3).
-        Outputs count that could be compared at both stages; where there are none, nothing speaks against this one.
-        """
-        then = {d.output: d for d in than.outputs}
-        pairs = [(then[d.output], d) for d in self.outputs if d.output in then]
-        if any(len(a.each) != len(b.each) or len(a.each) < _FEWEST for a, b in pairs):
-            return sum(b.loss for _, b in pairs) < sum(a.loss for a, _ in pairs)
-        gains = [a.each - b.each for a, b in pairs]
-        gain, spread = sum(float(g.mean()) for g in gains), sum(float(g.var(ddof=1)) / len(g) for g in gains)
-        return gain > math.sqrt(spread) or not pairs
 
     def record(self) -> dict[str, Any]:
         return {"stage": self.stage, "outputs": [d.record() for d in self.outputs]}

@@ -24,6 +24,7 @@ from graphprune.calibrate.samples import Feed
 from graphprune.costs import CostModel
 from graphprune.errors import TargetError
 from graphprune.plan import PruningPlan
+from graphprune.quality import nearer, together
 from graphprune.rewrite import Chosen
 from graphprune.scale.candidates import cost_of
 
@@ -111,11 +112,12 @@ def searched(decide: Decide, budget: Budget, costs: CostModel, progress: Progres
 def less_lost(
     decide: Decide, plan: PruningPlan, budget: Budget, asked: tuple[float, Known], progress: Progress
 ) -> PruningPlan:
-    """Return a plan by latency, or one by multiply-accumulates or by both, timed to be as fast, that loses least.
+    """Return a plan by latency, or one by multiply-accumulates or by both, timed to be as fast, that loses less.
 
     Predicted times say which layers are worth narrowing, and are wrong by some percent for each; which error is the
-    larger differs from model to model, so all are pruned, refitted and run. `asked` has the speed-up and what predicts
-    latencies. With low effort, and for another machine, the given plan stays.
+    larger differs from model to model, so all are pruned, refitted and run. Where no other loses less by more than
+    chance gives, the plan by latency stays, which removes least for the speed. `asked` has the speed-up and what
+    predicts latencies. With low effort, and for another machine, the given plan stays.
     """
     speedup, known = asked
     if not isinstance(decide, Deciding) or budget.allocation != "error" or known.foreign:
@@ -128,8 +130,10 @@ def less_lost(
         return plan
     progress("comparing plans")
     chosen = [p.chosen(decide.analysis.coupling) for p in plans]
-    lost = Candidates(decide.analysis, decide.known, lambda levels: chosen[levels[0]], _runs(decide, feeds), _MEMORY)
-    return plans[min(range(len(plans)), key=lambda k: lost((k,), len(feeds)))]
+    made = Candidates(decide.analysis, decide.known, lambda levels: chosen[levels[0]], _runs(decide, feeds), _MEMORY)
+    found = [made.outputs((k,), len(feeds)) for k in range(len(plans))]
+    least = min(range(len(plans)), key=lambda k: together(found[k]))
+    return plans[least] if nearer(found[least], found[0]) else plan
 
 
 def _as_fast(

@@ -25,7 +25,7 @@ from graphprune.machine.counted import Counted
 from graphprune.machine.latency import Latency
 from graphprune.machine.mixed import Mixed
 from graphprune.plan import PruningPlan
-from graphprune.quality import Comparison, held_feeds, told_feeds
+from graphprune.quality import Comparison, Divergence, held_feeds, told_feeds
 from graphprune.reconstruct.mend import mend
 from graphprune.runtime import Runtime, run
 
@@ -265,3 +265,21 @@ def test_of_two_plans_as_fast_the_one_that_loses_less_is_taken(
         foreign = known_ is decide.known
         quick = replace(decide, known=known_)
         assert searching.less_lost(quick, worse, asked, (3.3, Known(Counted(), foreign)), silent) is worse
+
+
+@pytest.mark.parametrize(("gain", "taken"), [(0.5, True), (0.05, False)])
+def test_a_gain_that_may_be_chance_changes_no_plan(
+    sped: tuple[Deciding, PruningPlan, Budget], monkeypatch: pytest.MonkeyPatch, gain: float, taken: bool
+) -> None:
+    """Of 16 samples that lose about 1 more or less, by turns, the standard error is a quarter."""
+    decide, plan, asked = sped
+    monkeypatch.setattr(speed, "measured", lambda analysis, made: 0.99 / latency_of(decide, made))
+
+    def outputs(self: Candidates, levels: tuple[int, ...], samples: int) -> list[Divergence]:
+        each = 3 + levels[0] * (np.tile([-1.0, 1.0], 8) - gain)
+        return [Divergence("y", 1.0, 0.0, float(each.mean()), 0.0, each)]
+
+    monkeypatch.setattr(Candidates, "outputs", outputs)
+    worse = replace(plan, keep={**plan.keep, **{name: kept[: len(kept) // 2] for name, kept in plan.keep.items()}})
+    better = searching.less_lost(decide, worse, asked, (3.3, Known(Counted(), False)), silent)
+    assert (better is worse) is not taken

@@ -5,8 +5,9 @@
 First `prune --speedup`; then `prune --target macs=`, the fraction searched until its model is as fast as the first.
 All are timed in turn with the dense model, on one thread, by speed.py, and compared with it on the arrays of
 TEST.npz, one for each input, on which nothing was fitted. `at_equal_speed` is the loss of MACs as the target there
-where the line through the logarithms of the two nearest models meets the speed-up of the first. A line of JSON for
-each speed-up.
+where the line through the logarithms of the two nearest models meets the speed-up of the first. `gain` is how much less
+the first loses than the nearest by MACs, in the mean over samples, and `error` the standard error of that. A line of
+JSON for each speed-up.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from speed import measured
 
 from graphprune.execute import session
 from graphprune.model import load
-from graphprune.quality import Comparison
+from graphprune.quality import Comparison, Divergence, gained, together
 from graphprune.runtime import Runtime, run
 
 CLOSE, APART, TRIES, BATCH = 0.02, 0.03, 4, 32
@@ -53,10 +54,11 @@ class Case:
             raise SystemExit(f"{self.model.name}, {option} {value}: {told['error']}")
         _, own = measured(self.model, output, told["model"]["inputs"])
         macs = told["after"]["macs"] / told["before"]["macs"]
-        return {"speedup": own, "macs": macs, "loss": self.loss(output)}
+        outputs = self.outputs(output)
+        return {"speedup": own, "macs": macs, "loss": together(outputs), "outputs": outputs}
 
-    def loss(self, pruned: Path) -> float:
-        """Return nats, or a fraction of energy where outputs are no logits, on test data."""
+    def outputs(self, pruned: Path) -> list[Divergence]:
+        """Return how far outputs are from the dense model's on test data."""
         dense = load(self.model)
         left, right = (session(m, Runtime(threads=1)) for m in (dense, load(pruned)))
         found = Comparison()
@@ -67,8 +69,7 @@ class Case:
         for start in range(0, len(next(iter(data.values()))), batch):
             feed = {name: array[start : start + batch] for name, array in data.items()}
             found.add(run(left, feed), run(right, feed), feed)
-        assert found.loss is not None
-        return found.loss
+        return found.divergences()
 
 
 def compared(case: Case, speedup: float) -> dict[str, Any]:
@@ -86,7 +87,10 @@ def compared(case: Case, speedup: float) -> dict[str, Any]:
         keep = min(near[0]["macs"] * step, 1.0)
     gap = math.log(first["speedup"] / near[0]["speedup"])
     equal = near[0]["loss"] * math.exp(gap * max(1 / line(near[:2], "loss"), 0.0))
-    return {"model": case.model.name, "asked": speedup, "latency": first, "macs": near, "at_equal_speed": equal}
+    gain, error = gained(first.pop("outputs"), near[0]["outputs"])
+    near = [{k: v for k, v in found.items() if k != "outputs"} for found in near]
+    return {"model": case.model.name, "asked": speedup, "latency": first, "macs": near, "at_equal_speed": equal,
+            "gain": gain, "error": error}  # fmt: skip
 
 
 def line(two: list[dict[str, Any]], key: str) -> float:
