@@ -15,7 +15,7 @@ from graphprune.calibrate.padding import real_tokens
 from graphprune.calibrate.statistics import Watched
 from graphprune.groups import Coupling
 from graphprune.ops import Operand
-from graphprune.quality import held_feeds
+from graphprune.quality import check_feeds
 from graphprune.transform.branches import Branch
 
 _SAMPLES = 32
@@ -36,7 +36,7 @@ def influences(analysis: Analysis, known: Knowledge, branches: Sequence[Branch])
     ends = {b.name: e for b in branches if (e := _ends(b)) is not None}
     watched = Watched(analysis.model, [o.name for e in ends.values() for o in e], threads_of(analysis))
     sums = {name: [0.0, 0] for name in ends}
-    for feed in islice(held_feeds(known), max(1, _SAMPLES // known.batch)) if ends else ():
+    for feed in islice(check_feeds(known), max(1, _SAMPLES // known.batch)) if ends else ():
         values, real = watched(feed), real_tokens(feed)
         for name, (before, after) in ends.items():
             axis = _channels(analysis.coupling, after)

@@ -90,17 +90,17 @@ def measure(
     return found.divergences()
 
 
-def held_feeds(known: Knowledge) -> Iterator[Feed]:
-    """Yield the batches that fits are confirmed by, to decide with; all where there are none."""
-    return _feeds(known, ("held", "fit"))
+def check_feeds(known: Knowledge) -> Iterator[Feed]:
+    """Yield the batches that fits are checked by, to decide with; all where there are none."""
+    return _feeds(known, ("check", "fit"))
 
 
 def told_feeds(known: Knowledge) -> Iterator[Feed]:
     """Yield the batches that nothing is fitted to, of the caller's own samples.
 
-    Where there are none, those that fits are confirmed by; where there are not even these, all.
+    Where there are none, those that fits are checked by; where there are not even these, all.
     """
-    return _feeds(known, ("told", "held", "fit"), own=True)
+    return _feeds(known, ("told", "check", "fit"), own=True)
 
 
 def _feeds(known: Knowledge, parts: Sequence[Part], own: bool = False) -> Iterator[Feed]:

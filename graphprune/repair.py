@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from graphprune.analysis import Analysis, Progress
 from graphprune.calibrate.knowledge import Knowledge, macs_of_sample, threads_of
-from graphprune.calibrate.parts import HELD
+from graphprune.calibrate.parts import CHECK
 from graphprune.groups import Coupling
 from graphprune.options import Calibrating, Repair
 from graphprune.quality import Divergence, measure, nearer
@@ -103,7 +103,7 @@ def divergences(analysis: Analysis, pruned: ir.Model, chosen: Chosen, known: Kno
 def look_work(analysis: Analysis, known: Knowledge) -> float:
     """Return how many multiply-accumulates one comparison of the outputs takes, of both models together."""
     stats = known.stats
-    told = stats.told or (stats.samples / HELD if stats.held else stats.samples)
+    told = stats.told or (stats.samples / CHECK if stats.check else stats.samples)
     return 2.0 * macs_of_sample(analysis, known.samples) * min(_BATCHES * known.batch, told)
 
 

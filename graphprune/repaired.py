@@ -83,7 +83,7 @@ def _notes(known: Knowledge, done: Repaired) -> list[str]:
     """Say where samples were too few, and what was done there."""
     if not done.layers:
         return []
-    if not known.stats.held:
+    if not known.stats.check:
         return ["no samples were left to hold back, so that nothing is changed: give more"]
     rows = {c.node: (known.stats.fit[c.key].rows, c.width) for c in known.consumers.found if c.key in known.stats.fit}
     few = [(x.node, *rows[x.node]) for x in done.layers if x.node in rows and rows[x.node][0] < rows[x.node][1]]

@@ -26,7 +26,7 @@ from graphprune.calibrate.knowledge import Knowledge, macs_of_sample, threads_of
 from graphprune.calibrate.samples import Feed
 from graphprune.execute import session
 from graphprune.groups import ChannelGroup
-from graphprune.quality import held_feeds
+from graphprune.quality import check_feeds
 from graphprune.reconstruct.obs import Curve
 from graphprune.rewrite import Chosen
 from graphprune.runtime import Runtime, run
@@ -112,7 +112,7 @@ def _dense(analysis: Analysis, known: Knowledge, work: float) -> list[tuple[Feed
     most = int(np.clip(work / max(macs, 1.0), _FEWEST, _MOST))
     opened = session(analysis.model, Runtime(threads=threads_of(analysis)))
     runs: list[tuple[Feed, Mapping[str, Any]]] = []
-    for feed in held_feeds(known):
+    for feed in check_feeds(known):
         outputs = run(opened, feed)
         runs.append((feed, outputs))
         rows = max((a.size // max(a.shape[-1], 1) for a in outputs.values() if np.ndim(a)), default=1)

@@ -137,7 +137,8 @@ def _moments(analysis: Analysis, found: Sequence[Pair], samples: Samples) -> Mom
 
     def moment(side: Side) -> Matrix | None:
         if side not in made:
-            grams = [s[c.key] for c in wanted if c.weight == side.weight for s in (stats.fit, stats.held) if c.key in s]
+            keys = [c.key for c in wanted if c.weight == side.weight]
+            grams = [sums[key] for key in keys for sums in (stats.fit, stats.check) if key in sums]
             one = by_weight.get(side.weight)
             made[side] = _moment(analysis, side, one, grams, side in firsts) if one and grams else None
         return made[side]

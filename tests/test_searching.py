@@ -25,7 +25,7 @@ from graphprune.machine.counted import Counted
 from graphprune.machine.latency import Latency
 from graphprune.machine.mixed import Mixed
 from graphprune.plan import PruningPlan
-from graphprune.quality import Comparison, Divergence, held_feeds, told_feeds
+from graphprune.quality import Comparison, Divergence, check_feeds, told_feeds
 from graphprune.reconstruct.mend import mend
 from graphprune.runtime import Runtime, run
 
@@ -105,7 +105,7 @@ def test_large_outputs_are_thinned_to_rows_of_real_tokens(decide: Deciding, monk
 def test_samples_that_results_are_told_by_are_not_searched_on(decide: Deciding) -> None:
     searched = [f["x"].tobytes() for f in searching_feeds(decide.known, 10**6)]
     told = [f["x"].tobytes() for f in told_feeds(decide.known)]
-    held = [f["x"].tobytes() for f in held_feeds(decide.known)]
+    held = [f["x"].tobytes() for f in check_feeds(decide.known)]
     assert searched and told and not set(searched) & set(told)
     assert held and not set(held) & {*searched, *told}
 

@@ -87,7 +87,7 @@ def gather_over(
     by_key = {c.key: c for c in consumers}
     parked = Folder()
     fit: dict[Key, Gram] = {}
-    held: dict[Key, Gram] = {}
+    check: dict[Key, Gram] = {}
     seen = told = 0
     passes = list(passes_of(list(by_key.values()), asked.limit))
     chunk, parts = chunk_of(samples, asked.batch), Parts.of(samples, asked.batch)
@@ -96,15 +96,15 @@ def gather_over(
         shared = _Shared(data, [reading_of(c, samples) for c in part], asked, chunk, parts)
         numbers = _Counted(_shards(samples, asked.batch, chunk, pool.size()), samples, parts)
         for sums in pool.in_order(_summed, numbers, shared):
-            for into, more in zip((fit, held), sums, strict=True):
+            for into, more in zip((fit, check), sums, strict=True):
                 _merge(into, more)
             progress(f"statistics, pass {k + 1} of {len(passes)}: {numbers.rows} samples")
         seen, told = numbers.rows, numbers.told
         if len(passes) > 1:
-            park(part, fit, held, parked.path / str(k))
+            park(part, fit, check, parked.path / str(k))
     if by_key and not seen:
         raise UsageError("calibration: there are no samples")
-    return Stats(fit, held, seen, parked, told)
+    return Stats(fit, check, seen, parked, told)
 
 
 class _Counted:
@@ -138,15 +138,15 @@ def _summed(shared: _Shared, shard: Shard) -> tuple[dict[Key, Gram], dict[Key, G
     model = ir.from_proto(onnx.load_from_string(shared.model))
     watched = Watched(model, [s.name for r in shared.readings for s in r.sources], shared.asked.threads)
     fit: dict[Key, Gram] = {}
-    held: dict[Key, Gram] = {}
+    check: dict[Key, Gram] = {}
     first, feeds = shard
     for number, feed in enumerate(feeds, first):
         if (use := shared.parts(number)) != "told":
-            add_batch(fit if use == "fit" else held, shared.readings, watched, feed, Place(shared.asked.seed, number))
+            add_batch(fit if use == "fit" else check, shared.readings, watched, feed, Place(shared.asked.seed, number))
         if (number + 1) % shared.chunk == 0:
-            settle(fit, held)
-    settle(fit, held)
-    return fit, held
+            settle(fit, check)
+    settle(fit, check)
+    return fit, check
 
 
 def _merge(into: dict[Key, Gram], more: dict[Key, Gram]) -> None:

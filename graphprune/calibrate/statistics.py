@@ -91,13 +91,13 @@ class Gram:
 
 @dataclass(frozen=True)
 class Stats:
-    """Sums over rows by consumer key, of the part to fit and of the part that confirms fits.
+    """Sums over rows by consumer key, of the part to fit and of the part that fits are checked by.
 
     `samples` is the number of all, `told` that of those which are in neither; `parked` holds the sums' files.
     """
 
     fit: Mapping[Key, Gram]
-    held: Mapping[Key, Gram]
+    check: Mapping[Key, Gram]
     samples: int
     parked: Folder | None = None
     told: int = 0
@@ -238,7 +238,7 @@ def gather(
     by_key = {c.key: c for c in consumers}
     parked = Folder()
     fit: dict[Key, Gram] = {}
-    held: dict[Key, Gram] = {}
+    check: dict[Key, Gram] = {}
     seen = told = 0
     part_of = Parts.of(samples, batch)
     chunk = chunk_of(samples, batch)
@@ -250,21 +250,21 @@ def gather(
         for number, feed in enumerate(samples.batches(batch)):
             progress(f"statistics, pass {k + 1} of {len(passes)}: {seen} samples")
             if (use := part_of(number)) != "told":
-                add_batch(fit if use == "fit" else held, readings, watched, feed, Place(seed, number))
+                add_batch(fit if use == "fit" else check, readings, watched, feed, Place(seed, number))
             if (number + 1) % chunk == 0:
-                settle(fit, held)
+                settle(fit, check)
             rows = rows_of(feed, samples.axes)
             seen, told = seen + rows, told + (rows if use == "told" else 0)
         if len(passes) > 1:
-            park(part, fit, held, parked.path / str(k))
+            park(part, fit, check, parked.path / str(k))
     if by_key and not seen:
         raise UsageError("calibration: there are no samples")
-    return Stats(fit, held, seen, parked, told)
+    return Stats(fit, check, seen, parked, told)
 
 
-def park(consumers: Sequence[Consumer], fit: dict[Key, Gram], held: dict[Key, Gram], path: Path) -> None:
+def park(consumers: Sequence[Consumer], fit: dict[Key, Gram], check: dict[Key, Gram], path: Path) -> None:
     """Put the sums of some consumers, which are done, into files whose names begin with a path."""
-    for name, sums in (("fit", fit), ("held", held)):
+    for name, sums in (("fit", fit), ("check", check)):
         for j, c in enumerate(c for c in consumers if c.key in sums):
             sums[c.key].park(path.with_name(f"{path.name}_{j}_{name}.npy"))
 
@@ -285,5 +285,5 @@ def passes_of(consumers: list[Consumer], limit: int) -> Iterator[list[Consumer]]
 
 
 def sums_bytes(consumer: Consumer) -> int:
-    """Return how much the sums of a consumer take, those to fit with and those to confirm it."""
+    """Return how much the sums of a consumer take, those to fit to and those to check by."""
     return 2 * 8 * consumer.groups * consumer.width**2

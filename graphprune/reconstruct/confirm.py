@@ -1,4 +1,4 @@
-"""Which repair held-back rows confirm: a refit of some strength, the compensated bias alone, or none."""
+"""Which repair rows confirm that it was not fitted to (check rows): a refit of some strength, bias alone, or none."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _NONE = np.zeros(0)
 
 
 def choose_strength(
-    fit: Moments, held: Moments, weight: Matrix, lams: Sequence[float] | None = None, biased: bool = True
+    fit: Moments, check: Moments, weight: Matrix, lams: Sequence[float] | None = None, biased: bool = True
 ) -> float | None:
-    """Return the strength that does best on held-back rows, None where no refit beats the old weights there.
+    """Return the strength that does best on check rows, None where no refit beats the old weights there.
 
     The old weights have their bias compensated. Of strengths that are as good, within half a percent, the strongest
     is taken.
     """
-    return attempted(fit, held, weight, lams, biased).choice().lam
+    return attempted(fit, check, weight, lams, biased).choice().lam
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A repair that held-back rows chose: a refit of a strength, the compensated bias alone (`moved`), or nothing.
+    """A repair that check rows chose: a refit of a strength, the compensated bias alone (`moved`), or nothing.
 
     Errors are fractions: of the repair, and of removal without any.
     """
@@ -40,17 +40,17 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Attempts:
-    """What repairs of a layer do on held-back rows, output by output: so that they can be chosen for some outputs.
+    """What repairs of a layer do on check rows, output by output: so that they can be chosen for some outputs.
 
     `errors` has a vector [O] for each of `lams`, ascending; `moved` is with the bias compensated only, `plain` without
-    any repair; `held` has the energies and means of the outputs there.
+    any repair; `check` has the energies and means of the outputs there.
     """
 
     lams: tuple[float, ...]
     errors: tuple[Vector, ...]
     moved: Vector
     plain: Vector
-    held: tuple[Vector, Vector]
+    check: tuple[Vector, Vector]
     biased: bool
 
     def choice(self, outputs: Indices | slice = slice(None)) -> Choice:
@@ -58,7 +58,7 @@ class Attempts:
 
         Of strengths that are as good, within half a percent, the strongest is taken.
         """
-        energies, target = (part[outputs] for part in self.held)
+        energies, target = (part[outputs] for part in self.check)
         unit = Moments(_NONE, _NONE, _NONE, target, energies, 0).scale(self.biased)
         limit, plain = float(self.moved[outputs].sum()), float(self.plain[outputs].sum())
         found = [(float(e[outputs].sum()), lam) for e, lam in zip(self.errors, self.lams, strict=True)]
@@ -75,18 +75,18 @@ class Attempts:
 
 
 def attempted(
-    fit: Moments, held: Moments, weight: Matrix, lams: Sequence[float] | None = None, biased: bool = True
+    fit: Moments, check: Moments, weight: Matrix, lams: Sequence[float] | None = None, biased: bool = True
 ) -> Attempts:
-    """Return what refits of weights [K, O] and the compensated bias do on held-back rows."""
+    """Return what refits of weights [K, O] and the compensated bias do on check rows."""
     old = weight.astype(np.float64, copy=False)
     tried, errors = [], []
     for lam in sorted(strengths(fit, lams)):
         made = refitted(fit, old, lam, biased)
         if made.lam is not None:
             tried.append(lam)
-            errors.append(held.errors(made.weight, made.bias))
-    moved = held.errors(old, unchanged(fit, old, biased).bias)
-    return Attempts(tuple(tried), tuple(errors), moved, held.errors(old), (held.energies, held.target), biased)
+            errors.append(check.errors(made.weight, made.bias))
+    moved = check.errors(old, unchanged(fit, old, biased).bias)
+    return Attempts(tuple(tried), tuple(errors), moved, check.errors(old), (check.energies, check.target), biased)
 
 
 def chosen_repair(whole: Moments, weight: Matrix, choice: Choice, biased: bool = True) -> Refit:
@@ -101,24 +101,24 @@ def chosen_repair(whole: Moments, weight: Matrix, choice: Choice, biased: bool =
 
 
 def repair(
-    fit: Moments, held: Moments, weight: Matrix, lams: Sequence[float] | None = None, biased: bool = True
+    fit: Moments, check: Moments, weight: Matrix, lams: Sequence[float] | None = None, biased: bool = True
 ) -> Refit:
-    """Return the best repair that held-back rows confirm: a refit, else the compensated bias, else nothing.
+    """Return the best repair that check rows confirm: a refit, else the compensated bias, else nothing.
 
     A refit that is used is made again from the rows of both parts, with the strength chosen. `error` and `plain`
-    are those on the held-back rows, by the weights fitted without them.
+    are those on the check rows, by the weights fitted without them.
     """
     old = weight.astype(np.float64, copy=False)
-    choice = attempted(fit, held, old, lams, biased).choice()
-    return chosen_repair(fit.merged(held), old, choice, biased)
+    choice = attempted(fit, check, old, lams, biased).choice()
+    return chosen_repair(fit.merged(check), old, choice, biased)
 
 
 def confirmed(
-    fit: Moments, held: Moments | None, weight: Matrix, lams: Sequence[float] | None = None, biased: bool = True
+    fit: Moments, check: Moments | None, weight: Matrix, lams: Sequence[float] | None = None, biased: bool = True
 ) -> Refit:
-    """Return the repair that held-back rows confirm; nothing is repaired where there are none."""
-    if held is not None:
-        return repair(fit, held, weight, lams, biased)
+    """Return the repair that check rows confirm; nothing is repaired where there are none."""
+    if check is not None:
+        return repair(fit, check, weight, lams, biased)
     error = fit.error(weight) / fit.scale(biased)
     return Refit(weight, np.zeros(len(fit.target)), None, error, error)
 

@@ -100,11 +100,11 @@ class Corrector:
         bias = bias_of(self._node(each), each)
         assert bias is not None
         biases = (bias + shift if each.design.bias is not None else bias).reshape(len(each.parts), -1)
-        fit, held = pairs
+        fit, check = pairs
         found = []
         for g, (b, refit) in enumerate(zip(biases, old, strict=True)):
             moments = _paired(fit[g], b)
-            made = confirmed(moments, _paired(held[g], b) if held is not None else None, refit.weight)
+            made = confirmed(moments, _paired(check[g], b) if check is not None else None, refit.weight)
             found.append(_matched(made, moments, fit[g]) if matched and made.lam is not None else made)
         return found
 

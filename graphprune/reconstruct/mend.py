@@ -2,7 +2,7 @@
 
 Bias: weights stay, and what a layer read of removed inputs becomes its mean. Symmetric: each layer by itself, from
 statistics of the dense model. Sequential and matched: then single layers are corrected in the order of the graph
-(`correct.py`). What held-back samples do not confirm is not used.
+(`correct.py`). What check rows do not confirm is not used.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CORRECTIONS = 32
 
 @dataclass(frozen=True)
 class Mended:
-    """What became of one layer: errors on held-back rows, fractions of the output's energy, before and after."""
+    """What became of one layer: errors on check rows, fractions of the output's energy, before and after."""
 
     node: str
     before: float
@@ -163,11 +163,11 @@ def _symmetric(each: Layer, coupling: Coupling, known: Knowledge, strengths: Seq
     biased = each.biased
     refits = []
     for part in each.parts:
-        sums = known.stats.fit[each.consumer.key], known.stats.held.get(each.consumer.key)
-        fit, held = (moments_of(g, part, matrix, biased) if g is not None else None for g in sums)
+        sums = known.stats.fit[each.consumer.key], known.stats.check.get(each.consumer.key)
+        fit, check = (moments_of(g, part, matrix, biased) if g is not None else None for g in sums)
         assert fit is not None
         weight = matrix[part.block][np.ix_(part.columns, part.outputs)]
-        refits.append(confirmed(fit, held, weight, () if each.consumer.frozen else strengths, biased))
+        refits.append(confirmed(fit, check, weight, () if each.consumer.frozen else strengths, biased))
     return refits
 
 

@@ -106,11 +106,11 @@ class SideBySide:
     def pairs(self, layer: Layer, aim: Aim = Aim()) -> Pairs:
         """Run both models on samples, and return for each block of a layer sums to fit with and those to confirm it.
 
-        Where no sample is held back: None.
+        Where no sample is there to check by: None.
         """
         before = Watched(self.dense, [layer.consumer.output, *aim.before], self.threads)
         after = Watched(self.pruned, [layer.consumer.data, *aim.after], self.threads)
-        fit, held = ([Pair(len(p.columns), len(p.outputs)) for p in layer.parts] for _ in range(2))
+        fit, check = ([Pair(len(p.columns), len(p.outputs)) for p in layer.parts] for _ in range(2))
         samples = self.known.samples
         part_of = Parts.of(samples, self.known.batch)
         for number, feed in enumerate(samples.batches(self.known.batch)):
@@ -123,9 +123,9 @@ class SideBySide:
             wanted = _wanted(layer, aim, (were, now), sampler)
             there = real_rows(are, real_tokens(feed), layer.design.key, sampler)
             rows = slice(None) if there is None else there
-            for g, pair in enumerate(fit if use == "fit" else held):
+            for g, pair in enumerate(fit if use == "fit" else check):
                 pair.add(x[g][rows], wanted[g][rows])
-        return fit, held if any(pair.rows for pair in held) else None
+        return fit, check if any(pair.rows for pair in check) else None
 
 
 Values: TypeAlias = Mapping[str, npt.NDArray[Any]]

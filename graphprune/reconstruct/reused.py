@@ -95,7 +95,7 @@ class Reused:
         if key not in self._attempts:
             self._attempts[key] = self._attempted(each, part)
         attempts = self._attempts[key]
-        if attempts is None:  # nothing is held back
+        if attempts is None:  # nothing to check it by
             weight = originals(each, self.coupling)[part.block][np.ix_(part.columns, part.outputs)]
             return Refit(weight, np.zeros(len(part.outputs)), None)
         choice = attempts.choice(part.outputs)
@@ -105,23 +105,23 @@ class Reused:
         return Refit(weight[:, part.outputs], bias[part.outputs], choice.lam if fitted else None)
 
     def _attempted(self, each: Layer, part: Part) -> Attempts | None:
-        held = self.known.stats.held.get(each.consumer.key)
-        if held is None:
+        check = self.known.stats.check.get(each.consumer.key)
+        if check is None:
             return None
         fit, rows, weight = self._problem(each, part)
         assert rows is not None
         return attempted(fit, rows, weight, () if each.consumer.frozen else None, each.biased)
 
     def _made(self, each: Layer, part: Part, choice: Choice) -> tuple[Matrix, ...]:
-        fit, held, weight = self._problem(each, part)
-        made = chosen_repair(fit if held is None else fit.merged(held), weight, choice, each.biased)
+        fit, check, weight = self._problem(each, part)
+        made = chosen_repair(fit if check is None else fit.merged(check), weight, choice, each.biased)
         return made.weight.astype(np.float32), made.bias
 
     def _problem(self, each: Layer, part: Part) -> tuple[Moments, Moments | None, Matrix]:
-        """Return the sums to fit with, those held back, and the old weights, for all outputs of the dense block."""
+        """Return the sums to fit to, those to check by, and the old weights, for all outputs of the dense block."""
         matrix = originals(each, self.coupling)
         whole = replace(part, outputs=np.arange(matrix.shape[2]))
-        fit, held = (sums.get(each.consumer.key) for sums in (self.known.stats.fit, self.known.stats.held))
+        fit, check = (sums.get(each.consumer.key) for sums in (self.known.stats.fit, self.known.stats.check))
         assert fit is not None
-        rows = None if held is None else moments_of(held, whole, matrix, each.biased)
+        rows = None if check is None else moments_of(check, whole, matrix, each.biased)
         return moments_of(fit, whole, matrix, each.biased), rows, matrix[part.block][part.columns]

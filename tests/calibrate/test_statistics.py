@@ -17,7 +17,7 @@ from oracles import Net
 import graphprune
 from graphprune.calibrate import Samples
 from graphprune.calibrate.knowledge import batch_of, learn
-from graphprune.calibrate.parts import HELD, Parts
+from graphprune.calibrate.parts import CHECK, Parts
 from graphprune.calibrate.shards import Asked, gather_over
 from graphprune.calibrate.statistics import LIMIT, Sampler, Watched, gather, positions_wanted
 from graphprune.consumers import Consumer, consumers
@@ -86,37 +86,37 @@ def test_sums_are_those_of_numpy(kind: str) -> None:
     told = range(7 * learnt.batch, 8 * learnt.batch)  # the eighth of the batches is in no sum
     read = {n: np.delete(a, told, axis=samples_of(analysis, 23).axes.get(n, 0)) for n, a in feed.items()}
     rows = ROWS[kind](activations(net, consumer.data, read).astype(np.float64))
-    fit, held = learnt.stats.fit[consumer.key], learnt.stats.held[consumer.key]
-    assert learnt.stats.samples == 23 and fit.rows + held.rows == rows.shape[1] and 0 < held.rows < fit.rows
-    np.testing.assert_allclose(fit.second + held.second, rows.transpose(0, 2, 1) @ rows, rtol=1e-4, atol=1e-2)
-    np.testing.assert_allclose(fit.first + held.first, rows.sum(1), rtol=1e-4, atol=1e-3)
+    fit, check = learnt.stats.fit[consumer.key], learnt.stats.check[consumer.key]
+    assert learnt.stats.samples == 23 and fit.rows + check.rows == rows.shape[1] and 0 < check.rows < fit.rows
+    np.testing.assert_allclose(fit.second + check.second, rows.transpose(0, 2, 1) @ rows, rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(fit.first + check.first, rows.sum(1), rtol=1e-4, atol=1e-3)
 
 
-def test_every_fifth_batch_is_held_back() -> None:
+def test_every_fifth_batch_is_to_check_by() -> None:
     net = layered.gemm()
     analysis, learnt = known(net, 20)
     assert learnt.batch == 2
     consumer = the(learnt.consumers.found)
     (feed,) = samples_of(analysis, 20).open()
     rows = activations(net, consumer.data, dict(feed))[[8, 9, 18, 19]]
-    np.testing.assert_allclose(learnt.stats.held[consumer.key].second[0], rows.T @ rows, rtol=1e-4)
+    np.testing.assert_allclose(learnt.stats.check[consumer.key].second[0], rows.T @ rows, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("count", "batch", "held", "told"), [
+@pytest.mark.parametrize(("count", "batch", "check", "told"), [
     (36, 2, [4, 9, 14], [7, 17]), (8, 1, [4], [7]), (7, 1, [4], []), (5, 1, [4], []), (3, 1, [2], []),
     (2, 1, [1], []), (6, 2, [2], []), (1, 1, [], []), (3, 8, [], []), (None, 4, [4, 9], [7]),
 ])
-def test_one_batch_is_held_back_even_of_few(count: int | None, batch: int, held: list[int], told: list[int]) -> None:
+def test_one_batch_is_to_check_by_even_of_few(count: int | None, batch: int, check: list[int], told: list[int]) -> None:
     part_of = Parts.of(Samples(lambda: iter(()), count, "noise"), batch)
     batches = 12 if count is None else -(-count // batch)
-    assert [[n for n in range(batches) if part_of(n) == p] for p in ("held", "told")] == [held, told]
+    assert [[n for n in range(batches) if part_of(n) == p] for p in ("check", "told")] == [check, told]
 
 
 def test_of_nothing_to_sum_up_there_are_no_sums() -> None:
     samples = Samples(lambda: iter(()), 40, "noise")
     model = graphprune.analyse(layered.gemm().model()).model
     for found in (gather(model, (), samples), gather_over(Pool(2), model, (), samples, Asked(4, 0, LIMIT, 1))):
-        assert not found.fit and not found.held and (found.samples, found.told) == (0, 0)
+        assert not found.fit and not found.check and (found.samples, found.told) == (0, 0)
 
 
 def test_many_passes_under_little_memory_give_the_same() -> None:
@@ -125,7 +125,7 @@ def test_many_passes_under_little_memory_give_the_same() -> None:
     _, cut = known(layered.deep(), limit=16 * 24**2, progress=runs.append)
     assert len({r.split(":")[0] for r in runs}) == len(whole.stats.fit) > 5
     assert whole.stats.samples == cut.stats.samples == 40 and whole.stats.told == cut.stats.told == 4
-    for part in ("fit", "held"):
+    for part in ("fit", "check"):
         before, after = getattr(whole.stats, part), getattr(cut.stats, part)
         assert before.keys() == after.keys()
         for key in before:
@@ -209,7 +209,7 @@ def test_a_fixed_batch_is_one_run() -> None:
     learnt = learn(analysis, samples)
     assert learnt.batch == 1 and learnt.stats.samples == 9
     consumer = the(learnt.consumers.found)
-    assert learnt.stats.fit[consumer.key].rows + learnt.stats.held[consumer.key].rows == 8
+    assert learnt.stats.fit[consumer.key].rows + learnt.stats.check[consumer.key].rows == 8
 
 
 def test_batches_leave_some_to_hold_back() -> None:
@@ -243,4 +243,4 @@ def test_watched_values_may_be_inputs() -> None:
     assert np.array_equal(got["x"], feed["x"]) and got[hidden].shape == (3, 12)
     assert [o.name for o in analysis.model.graph.outputs] == [o.name for o in ir.from_proto(layered.gemm().model())
                                                               .graph.outputs]
-    assert Watched(analysis.model, ["x"], 1).session is None and HELD == 5
+    assert Watched(analysis.model, ["x"], 1).session is None and CHECK == 5

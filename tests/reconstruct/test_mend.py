@@ -134,8 +134,8 @@ def weights(model: ir.Model) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("sequential", [False, True])
-def test_what_held_back_rows_do_not_confirm_is_not_used(sequential: bool) -> None:
-    """The rows that are held back are made by other inputs: what is fitted to the rest is wrong for them."""
+def test_what_check_rows_do_not_confirm_is_not_used(sequential: bool) -> None:
+    """The check rows are made by other inputs: what is fitted to the rest is wrong for them."""
     net = Net()
     x = net("Relu", net.gemm(net.input("x", [None, 12]), 12, 12, name="a"))
     net.output(net("Gemm", x, net.weight(12, 5, name="b")))

@@ -115,7 +115,7 @@ def test_the_rows_of_all_readers_are_summed() -> None:
     """The joint moment is the sum of those of both halves."""
     analysis, learnt = known(tied(), 60)  # ten batches of 6: the eighth is in neither
     (one,) = (c for c in learnt.consumers.found if c.weight == "b")
-    parts = [learnt.stats.fit[one.key], learnt.stats.held[one.key]]
+    parts = [learnt.stats.fit[one.key], learnt.stats.check[one.key]]
     assert sum(g.rows for g in parts) == 2 * 54
     model = analysis.model.clone()
     values = {o.name: o for n in model.graph for o in n.outputs}

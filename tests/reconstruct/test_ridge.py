@@ -1,4 +1,4 @@
-"""Refits: against least squares on the rows themselves, and never against what held-back rows say."""
+"""Refits: against least squares on the rows themselves, and never against what check rows say."""
 
 from __future__ import annotations
 
@@ -119,51 +119,51 @@ def test_an_asymmetric_refit_undoes_what_happened_before_it() -> None:
 
 def test_with_many_rows_a_weak_strength_is_chosen_and_few_rows_want_a_strong_one() -> None:
     def chosen(n: int) -> float | None:
-        fit, held = layer(rows(n, 3)), layer(rows(3000, 4))
-        return choose_strength(Moments.symmetric(fit, KEPT), Moments.symmetric(held, KEPT), WEIGHT[KEPT])
+        fit, check = layer(rows(n, 3)), layer(rows(3000, 4))
+        return choose_strength(Moments.symmetric(fit, KEPT), Moments.symmetric(check, KEPT), WEIGHT[KEPT])
 
     many, few = chosen(20000), chosen(5)
     assert many is not None and many <= 1e-2
     assert few is None or few > many
 
 
-def test_no_refit_where_none_helps_on_held_back_rows() -> None:
-    """Fitted on rows that say the opposite of the held-back ones."""
+def test_no_refit_where_none_helps_on_check_rows() -> None:
+    """Fitted on rows that say the opposite of the check rows."""
     rng = np.random.default_rng(0)
     z = rng.standard_normal((40, 6))
     good = z @ WEIGHT[KEPT]
-    fit, held = moments(z, -3 * good), moments(z, good)
-    assert choose_strength(fit, held, WEIGHT[KEPT]) is None
-    found = repair(fit, held, WEIGHT[KEPT])
+    fit, check = moments(z, -3 * good), moments(z, good)
+    assert choose_strength(fit, check, WEIGHT[KEPT]) is None
+    found = repair(fit, check, WEIGHT[KEPT])
     assert found.lam is None
     np.testing.assert_array_equal(found.weight, WEIGHT[KEPT])
     assert found.error <= found.plain
 
 
-def test_repair_never_does_worse_on_held_back_rows_than_plain_removal() -> None:
+def test_repair_never_does_worse_on_check_rows_than_plain_removal() -> None:
     for seed in range(20):
-        fit, held = (Moments.symmetric(layer(rows(n, seed + n)), KEPT) for n in (4 + seed, 30))
-        found = repair(fit, held, WEIGHT[KEPT])
+        fit, check = (Moments.symmetric(layer(rows(n, seed + n)), KEPT) for n in (4 + seed, 30))
+        found = repair(fit, check, WEIGHT[KEPT])
         assert found.error <= found.plain
         if found.lam is not None:
             again = refitted(fit, WEIGHT[KEPT], found.lam)
-            assert held.error(again.weight, again.bias) / held.variance(True) == pytest.approx(found.error)
-            both = refitted(fit.merged(held), WEIGHT[KEPT], found.lam)
+            assert check.error(again.weight, again.bias) / check.variance(True) == pytest.approx(found.error)
+            both = refitted(fit.merged(check), WEIGHT[KEPT], found.lam)
             np.testing.assert_allclose(found.weight, both.weight)
-            assert found.error < held.error(WEIGHT[KEPT], unchanged(fit, WEIGHT[KEPT]).bias) / held.variance(True)
+            assert found.error < check.error(WEIGHT[KEPT], unchanged(fit, WEIGHT[KEPT]).bias) / check.variance(True)
 
 
 def test_a_bias_that_hurts_is_not_used() -> None:
     z = np.random.default_rng(0).standard_normal((60, 6))
     y = z @ WEIGHT[KEPT]
-    fit = moments(z, y + 100)  # a shift that the held-back rows know nothing of
+    fit = moments(z, y + 100)  # a shift that the check rows know nothing of
     found = repair(fit, moments(z, y), WEIGHT[KEPT])
     assert found.lam is None and not found.bias.any() and found.error == found.plain
 
 
 def test_without_a_bias_there_is_none() -> None:
-    fit, held = (Moments.symmetric(layer(rows(n, n), False), KEPT) for n in (500, 300))
-    found = repair(fit, held, WEIGHT[KEPT], biased=False)
+    fit, check = (Moments.symmetric(layer(rows(n, n), False), KEPT) for n in (500, 300))
+    found = repair(fit, check, WEIGHT[KEPT], biased=False)
     assert found.lam is not None and not found.bias.any() and found.error < found.plain
 
 

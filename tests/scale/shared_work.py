@@ -23,8 +23,8 @@ def compare_statistics(pool: Pool, *nets: layered.Net, **options: int) -> None:
     for net in nets or (layered.conv(), layered.deep(3)):
         one, many = learnt(Pool(), net, **options).stats, learnt(pool, net, **options).stats
         assert one.samples == many.samples == 100 and 0 < one.told == many.told < 20
-        assert one.fit.keys() == many.fit.keys() == one.held.keys()
-        for left, right in ((one.fit, many.fit), (one.held, many.held)):
+        assert one.fit.keys() == many.fit.keys() == one.check.keys()
+        for left, right in ((one.fit, many.fit), (one.check, many.check)):
             for key, gram in left.items():
                 assert gram.rows == right[key].rows > 0
                 for name in ("second", "first", "absolute", "zeros"):
