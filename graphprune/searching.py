@@ -19,7 +19,7 @@ from graphprune.allocate.evolve import Pace, evolve
 from graphprune.allocate.knapsack import Levels, Task, filled, greedy
 from graphprune.allocate.lagrange import relaxed
 from graphprune.assembled import Candidates, Compared, compared, searching_feeds
-from graphprune.calibrate.knowledge import sample_scale
+from graphprune.calibrate.knowledge import macs_of_sample, sample_scale
 from graphprune.calibrate.samples import Feed
 from graphprune.costs import CostModel
 from graphprune.errors import TargetError
@@ -36,6 +36,8 @@ WORK = {"low": 0.0, "medium": 0.0, "high": 3e13}  # multiply-accumulates of all 
 MOST = {"low": 0, "medium": 0, "high": 400}
 _FEWEST = 16  # candidates, below which nothing is searched
 _SAMPLES, _TOKENS = 256, 4096  # that candidates are compared on: samples, or rows of outputs where a sample has many
+_PLANS = 3e11  # multiply-accumulates for which a plan of a few may be run, where that is more samples
+_KEPT = 2e7  # numbers of its outputs then
 _FEW = 4  # the first look is at this part of them
 _SHARE = 0.4  # of all samples, what a candidate is run on in the mean
 _LEVELS = (8, 32)  # of one group that are looked at: each is a refit of its readers
@@ -122,7 +124,7 @@ def less_lost(
     speedup, known = asked
     if not isinstance(decide, Deciding) or budget.allocation != "error" or known.foreign:
         return plan
-    feeds = searching_feeds(decide.known, _feeds(decide))
+    feeds = searching_feeds(decide.known, _feeds(decide, _PLANS))
     if decide.known.effort == "low" or not feeds:
         return plan
     plans = [plan, *_as_fast(decide, plan, budget, (speedup, known), progress)]
@@ -219,13 +221,16 @@ def _thinned(task: Task, start: Levels, most: int) -> Task:
     return replace(task, open=tuple(out))
 
 
-def _feeds(deciding: Deciding) -> int:
-    """Return how many batches candidates are compared on: fewer where a sample has many rows."""
+def _feeds(deciding: Deciding, work: float = 0.0) -> int:
+    """Return how many batches candidates are compared on: fewer where a sample has many rows and is much work."""
     analysis, known = deciding.analysis, deciding.known
     shapes = analysis.coupling.graph.worlds.natural.shapes
     sizes = [shapes.get(str(o.name), ()) for o in analysis.model.graph.outputs]
-    rows = max([prod(s[1:-1]) for s in sizes], default=1) * sample_scale(analysis, known.samples)
-    return max(1, round(min(_SAMPLES, _TOKENS / max(rows, 1)) / known.batch))
+    scale = sample_scale(analysis, known.samples)
+    rows = max([prod(s[1:-1]) for s in sizes], default=1) * scale
+    kept = _KEPT / max(sum(prod(s[1:]) for s in sizes) * scale, 1)
+    free = min(work / max(macs_of_sample(analysis, known.samples), 1), kept)
+    return max(1, round(min(_SAMPLES, max(_TOKENS / max(rows, 1), free)) / known.batch))
 
 
 def _affordable(deciding: Deciding, feeds: int) -> int:

@@ -283,3 +283,24 @@ def test_a_gain_that_may_be_chance_changes_no_plan(
     worse = replace(plan, keep={**plan.keep, **{name: kept[: len(kept) // 2] for name, kept in plan.keep.items()}})
     better = searching.less_lost(decide, worse, asked, (3.3, Known(Counted(), False)), silent)
     assert (better is worse) is not taken
+
+
+@pytest.mark.parametrize(("limits", "samples"), [
+    ({}, 256), ({"_PLANS": 0.0}, 32), ({"_KEPT": 96 * 6}, 96), ({"_PLANS": 64.0}, 64),
+])  # fmt: skip
+def test_a_few_plans_are_compared_on_more_samples_than_many_candidates(
+    sped: tuple[Deciding, PruningPlan, Budget], monkeypatch: pytest.MonkeyPatch, limits: dict[str, float], samples: int
+) -> None:
+    """Of outputs with many rows, as far as work and memory permit; the work is in runs of the dense model here."""
+    decide, plan, asked = sped
+    decide = replace(decide, known=replace(decide.known))
+    monkeypatch.setattr(searching, "_TOKENS", 32)
+    monkeypatch.setattr(searching, "macs_of_sample", lambda analysis, known: 1.0)
+    for name, limit in limits.items():
+        monkeypatch.setattr(searching, name, limit)
+    monkeypatch.setattr(speed, "measured", lambda analysis, made: 0.99 / latency_of(decide, made))
+    ran: list[int] = []
+    monkeypatch.setattr(searching, "compared", lambda a, feeds: ran.append(len(feeds)) or compared(a, feeds))
+    worse = replace(plan, keep={**plan.keep, **{name: kept[: len(kept) // 2] for name, kept in plan.keep.items()}})
+    searching.less_lost(decide, worse, asked, (3.3, Known(Counted(), False)), silent)
+    assert ran == [min(samples, 224) // decide.known.batch]  # 320 samples, seven of ten of which are fitted to
