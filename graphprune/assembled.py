@@ -19,11 +19,10 @@ from graphprune.analysis import Analysis
 from graphprune.calibrate.folder import Folder
 from graphprune.calibrate.knowledge import Knowledge, threads_of
 from graphprune.calibrate.padding import real_tokens
-from graphprune.calibrate.parts import Parts
 from graphprune.calibrate.samples import Feed
 from graphprune.errors import SessionError
 from graphprune.execute import session
-from graphprune.quality import Comparison, Divergence, together
+from graphprune.quality import Comparison, Divergence, fit_feeds, together
 from graphprune.reconstruct.reused import Reused, Store
 from graphprune.rewrite import Chosen, arranged, rearranged
 from graphprune.runtime import Runtime, run
@@ -62,13 +61,11 @@ class Compared:
 
 
 def searching_feeds(known: Knowledge, count: int) -> list[Feed]:
-    """Return at most so many batches that are there to fit to: results are told by others.
+    """Return at most so many batches that are there to fit to, of the caller's own samples: results are told by others.
 
     Where there is one batch only, it is that.
     """
-    part_of = Parts.of(known.samples, known.batch)
-    free = (f for k, f in enumerate(known.samples.batches(known.batch)) if part_of(k) == "fit")
-    return list(islice(free, count))
+    return list(islice(fit_feeds(known), count))
 
 
 def compared(analysis: Analysis, feeds: Sequence[Feed]) -> list[Compared]:

@@ -90,6 +90,11 @@ def measure(
     return found.divergences()
 
 
+def fit_feeds(known: Knowledge) -> Iterator[Feed]:
+    """Yield the batches that are fitted to, of the caller's own samples: to compare models by that are fitted alike."""
+    return _feeds(known, ("fit",), own=True)
+
+
 def check_feeds(known: Knowledge) -> Iterator[Feed]:
     """Yield the batches that fits are checked by, to decide with; all where there are none."""
     return _feeds(known, ("check", "fit"))

@@ -20,7 +20,7 @@ from graphprune.allocate.knapsack import Levels, Task, filled, greedy
 from graphprune.allocate.lagrange import relaxed
 from graphprune.assembled import Candidates, Compared, compared, searching_feeds
 from graphprune.calibrate.knowledge import macs_of_sample, sample_scale
-from graphprune.calibrate.samples import Feed
+from graphprune.calibrate.samples import Feed, rows_of
 from graphprune.costs import CostModel
 from graphprune.errors import TargetError
 from graphprune.plan import PruningPlan
@@ -73,7 +73,8 @@ def improved(deciding: Deciding, plan: PruningPlan, budget: Budget, progress: Pr
     """
     analysis, known = deciding.analysis, deciding.known
     feeds = searching_feeds(known, _feeds(deciding))
-    evaluations = _affordable(deciding, len(feeds))
+    samples = sum(rows_of(f, known.samples.axes) for f in feeds)
+    evaluations = _affordable(deciding, samples)
     if evaluations < _FEWEST or not feeds:
         return plan
     posed = deciding.posed(budget)
@@ -98,7 +99,7 @@ def improved(deciding: Deciding, plan: PruningPlan, budget: Budget, progress: Pr
     raised = filled(posed.task, levels)
     if raised != levels and (loss := candidates(raised, len(feeds))) < after:
         levels, after = raised, loss
-    said = Searched(found.evaluations, found.generations, found.before, after, len(feeds) * known.batch)
+    said = Searched(found.evaluations, found.generations, found.before, after, samples)
     better = deciding.plan(posed.counts(levels), budget) if levels != start else plan
     return replace(better, meta={**better.meta, "search": said.record()})
 
@@ -230,11 +231,11 @@ def _feeds(deciding: Deciding, work: float = 0.0) -> int:
     rows = max([prod(s[1:-1]) for s in sizes], default=1) * scale
     kept = _KEPT / max(sum(prod(s[1:]) for s in sizes) * scale, 1)
     free = min(work / max(macs_of_sample(analysis, known.samples), 1), kept)
-    return max(1, round(min(_SAMPLES, max(_TOKENS / max(rows, 1), free)) / known.batch))
+    return max(1, round(min(_SAMPLES, max(_TOKENS / max(rows, 1), free)) * known.samples.each / known.batch))
 
 
-def _affordable(deciding: Deciding, feeds: int) -> int:
-    """Return how many candidates the effort permits."""
+def _affordable(deciding: Deciding, samples: int) -> int:
+    """Return how many candidates the effort permits that are compared on so many samples."""
     analysis, known = deciding.analysis, deciding.known
-    cost = cost_of(analysis, known, known.batch * feeds * _SHARE)
+    cost = cost_of(analysis, known, samples * _SHARE)
     return min(MOST[known.effort], int(WORK[known.effort] / cost))

@@ -304,3 +304,13 @@ def test_a_few_plans_are_compared_on_more_samples_than_many_candidates(
     worse = replace(plan, keep={**plan.keep, **{name: kept[: len(kept) // 2] for name, kept in plan.keep.items()}})
     searching.less_lost(decide, worse, asked, (3.3, Known(Counted(), False)), silent)
     assert ran == [min(samples, 224) // decide.known.batch]  # 320 samples, seven of ten of which are fitted to
+
+
+def test_candidates_are_compared_on_the_callers_own_samples(decide: Deciding) -> None:
+    """Every second sample is made from the one before it: another distribution, which nobody asks about."""
+    made = replace(decide.known.samples, each=2)
+    halves = searching_feeds(replace(decide.known, samples=made), 3)
+    whole = searching_feeds(decide.known, 3)
+    assert len(halves) == len(whole) == 3
+    for half, both in zip(halves, whole, strict=True):
+        np.testing.assert_array_equal(half["x"], both["x"][::2])
