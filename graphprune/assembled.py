@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from graphprune.calibrate.padding import real_tokens
 from graphprune.calibrate.samples import Feed
 from graphprune.errors import SessionError
 from graphprune.execute import session
-from graphprune.quality import Comparison, Divergence, fit_feeds, together
+from graphprune.quality import Comparison, Divergence, together
 from graphprune.reconstruct.reused import Reused, Store
 from graphprune.rewrite import Chosen, arranged, rearranged
 from graphprune.runtime import Runtime, run
@@ -58,14 +57,6 @@ class Compared:
     def thinned(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return the same rows of a pruned model's outputs."""
         return {name: _taken(a, self.rows.get(name)) for name, a in outputs.items()}
-
-
-def searching_feeds(known: Knowledge, count: int) -> list[Feed]:
-    """Return at most so many batches that are there to fit to, of the caller's own samples: results are told by others.
-
-    Where there is one batch only, it is that.
-    """
-    return list(islice(fit_feeds(known), count))
 
 
 def compared(analysis: Analysis, feeds: Sequence[Feed]) -> list[Compared]:

@@ -25,7 +25,7 @@ _TINY = 1e-12
 def influences(analysis: Analysis, known: Knowledge, branches: Sequence[Branch]) -> dict[str, float]:
     """Return by name how much each branch changes what flows past it: 1 - E[cos(x, x + f(x))], over rows of channels.
 
-    The model is run on at most 32 of the samples that confirm fits. Branches whose sum is no value of its own (a
+    The model is run on at most 32 of the samples that check fits. Branches whose sum is no value of its own (a
     normalisation is fused to it) are left out.
 
     >>> influences(analysis, known, analysis.coupling.branches.free)  # doctest: +SKIP

@@ -90,9 +90,12 @@ def measure(
     return found.divergences()
 
 
-def fit_feeds(known: Knowledge) -> Iterator[Feed]:
-    """Yield the batches that are fitted to, of the caller's own samples: to compare models by that are fitted alike."""
-    return _feeds(known, ("fit",), own=True)
+def searching_feeds(known: Knowledge, count: int) -> list[Feed]:
+    """Return at most so many batches that are there to fit to, of the caller's own samples: results are told by others.
+
+    Where there is one batch only, it is that.
+    """
+    return list(islice(_feeds(known, ("fit",), own=True), count))
 
 
 def check_feeds(known: Knowledge) -> Iterator[Feed]:

@@ -18,13 +18,13 @@ from graphprune.allocate import Budget, Decide
 from graphprune.allocate.evolve import Pace, evolve
 from graphprune.allocate.knapsack import Levels, Task, filled, greedy
 from graphprune.allocate.lagrange import relaxed
-from graphprune.assembled import Candidates, Compared, compared, searching_feeds
+from graphprune.assembled import Candidates, Compared, compared
 from graphprune.calibrate.knowledge import macs_of_sample, sample_scale
 from graphprune.calibrate.samples import Feed, rows_of
 from graphprune.costs import CostModel
 from graphprune.errors import TargetError
 from graphprune.plan import PruningPlan
-from graphprune.quality import nearer, together
+from graphprune.quality import nearer, searching_feeds, together
 from graphprune.rewrite import Chosen
 from graphprune.scale.candidates import cost_of
 
@@ -119,14 +119,14 @@ def less_lost(
 
     Predicted times say which layers are worth narrowing, and are wrong by some percent for each; which error is the
     larger differs from model to model, so all are pruned, refitted and run. Where no other loses less by more than
-    chance gives, the plan by latency stays, which removes least for the speed. `asked` has the speed-up and what
-    predicts latencies. With low effort, and for another machine, the given plan stays.
+    chance gives, the plan by latency stays. `asked` has the speed-up and what predicts latencies. With low effort, and for
+    another machine, the given plan stays.
     """
     speedup, known = asked
-    if not isinstance(decide, Deciding) or budget.allocation != "error" or known.foreign:
+    if not isinstance(decide, Deciding) or budget.allocation != "error" or known.foreign or decide.known.effort == "low":
         return plan
     feeds = searching_feeds(decide.known, _feeds(decide, _PLANS))
-    if decide.known.effort == "low" or not feeds:
+    if not feeds:
         return plan
     plans = [plan, *_as_fast(decide, plan, budget, (speedup, known), progress)]
     if len(plans) == 1:
@@ -223,7 +223,10 @@ def _thinned(task: Task, start: Levels, most: int) -> Task:
 
 
 def _feeds(deciding: Deciding, work: float = 0.0) -> int:
-    """Return how many batches candidates are compared on: fewer where a sample has many rows and is much work."""
+    """Return how many batches candidates are compared on: fewer where a sample has many rows of outputs.
+
+    With `work`, multiply-accumulates for which a model may be run on them: as many as that and memory permit, if more.
+    """
     analysis, known = deciding.analysis, deciding.known
     shapes = analysis.coupling.graph.worlds.natural.shapes
     sizes = [shapes.get(str(o.name), ()) for o in analysis.model.graph.outputs]

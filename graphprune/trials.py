@@ -86,7 +86,7 @@ def trials(
 
     `things` are groups and branches, in the order in which they matter; all groups are tried at a half first (of each
     family one, then another, as far apart as can be), then each branch is bypassed. It ends when the models have cost
-    about `work` multiply-accumulates (`trial_work`). Samples are those that confirm fits, 2 to 128 of them, as many as
+    about `work` multiply-accumulates (`trial_work`). Samples are those that check fits, 2 to 128 of them, as many as
     the work permits; 16 do where the outputs have a row for each token.
 
     >>> trials(analysis, known, found, analysis.coupling.groups, 1e12)  # doctest: +SKIP

@@ -156,5 +156,5 @@ def pruned_of(analysis: Analysis, chosen: Chosen) -> Any:
 
 
 def fitted(rows: Array, batch: int) -> Array:
-    """Return the rows that are fitted to: every fifth batch confirms fits, the eighth of ten tells results."""
+    """Return the rows that are fitted to: every fifth batch checks fits, the eighth of ten tells results."""
     return rows[[k // batch % 5 != 4 and k // batch % 10 != 7 for k in range(len(rows))]]

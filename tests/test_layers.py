@@ -130,8 +130,8 @@ def test_influence_is_the_angle_that_a_branch_turns_by(scale: float) -> None:
     first, second = (influences(analysis, known, analysis.coupling.branches.free)[b.name]
                      for b in analysis.coupling.branches.free)  # fmt: skip
     weights = {t.name: onnx.numpy_helper.to_array(t).astype(np.float64) for t in blocks(scale, 1.0).graph.initializer}
-    held = np.concatenate([f["x"] for f in graphprune.influence.check_feeds(known)])  # type: ignore[attr-defined]
-    x = held @ weights["stem"].T + weights["stem.b"]
+    checked = np.concatenate([f["x"] for f in graphprune.influence.check_feeds(known)])  # type: ignore[attr-defined]
+    x = checked @ weights["stem"].T + weights["stem.b"]
     y = np.maximum(x @ weights["up0"].T + weights["up0.b"], 0) @ weights["down0"].T + weights["down0.b"]
     after = x + scale * y
     cosine = (x * after).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(after, axis=1)

@@ -16,7 +16,7 @@ from graphprune import assembled, searching, speed
 from graphprune.accuracy import Deciding, deciding
 from graphprune.allocate import Budget
 from graphprune.analysis import silent
-from graphprune.assembled import Candidates, compared, mapped, readouts, searching_feeds
+from graphprune.assembled import Candidates, compared, mapped, readouts
 from graphprune.calibrate.samples import Feed
 from graphprune.costs import CostModel
 from graphprune.errors import TargetError
@@ -25,7 +25,7 @@ from graphprune.machine.counted import Counted
 from graphprune.machine.latency import Latency
 from graphprune.machine.mixed import Mixed
 from graphprune.plan import PruningPlan
-from graphprune.quality import Comparison, Divergence, check_feeds, told_feeds
+from graphprune.quality import Comparison, Divergence, check_feeds, searching_feeds, told_feeds
 from graphprune.reconstruct.mend import mend
 from graphprune.runtime import Runtime, run
 
@@ -105,9 +105,9 @@ def test_large_outputs_are_thinned_to_rows_of_real_tokens(decide: Deciding, monk
 def test_samples_that_results_are_told_by_are_not_searched_on(decide: Deciding) -> None:
     searched = [f["x"].tobytes() for f in searching_feeds(decide.known, 10**6)]
     told = [f["x"].tobytes() for f in told_feeds(decide.known)]
-    held = [f["x"].tobytes() for f in check_feeds(decide.known)]
+    checked = [f["x"].tobytes() for f in check_feeds(decide.known)]
     assert searched and told and not set(searched) & set(told)
-    assert held and not set(held) & {*searched, *told}
+    assert checked and not set(checked) & {*searched, *told}
 
 
 def test_a_plan_gets_better_at_no_higher_cost(decide: Deciding, monkeypatch: pytest.MonkeyPatch) -> None:
