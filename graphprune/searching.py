@@ -119,11 +119,13 @@ def less_lost(
 
     Predicted times say which layers are worth narrowing, and are wrong by some percent for each; which error is the
     larger differs from model to model, so all are pruned, refitted and run. Where no other loses less by more than
-    chance gives, the plan by latency stays. `asked` has the speed-up and what predicts latencies. With low effort, and for
-    another machine, the given plan stays.
+    chance gives, the plan by latency stays. `asked` has the speed-up and what predicts latencies. With low effort, and
+    for another machine, the given plan stays.
     """
     speedup, known = asked
-    if not isinstance(decide, Deciding) or budget.allocation != "error" or known.foreign or decide.known.effort == "low":
+    if not isinstance(decide, Deciding) or budget.allocation != "error":
+        return plan
+    if known.foreign or decide.known.effort == "low":
         return plan
     feeds = searching_feeds(decide.known, _feeds(decide, _PLANS))
     if not feeds:
