@@ -1,8 +1,9 @@
 """Latency, measured so that a difference means something.
 
-Two models timed one after the other differ by what the machine did in between. Here every round runs all of them,
-in random order, and the medians of the rounds are compared. A comparison also times the dense model against
-itself, and calls nothing a speed-up that this says could be noise.
+Two models timed one after the other differ by what the machine did in between. Here every round runs both, in random
+order, and the medians of the rounds are compared. A comparison also times the dense model against itself, and calls
+nothing a speed-up that this says could be noise. Only two models run in turn: each further one takes from the caches
+what the large model would find there and the small one does not miss, and makes the speed-up look larger than it is.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ from graphprune.errors import UsageError
 from graphprune.runtime import Feeds, ModelSource, Runtime, bind, open_session
 
 Samples: TypeAlias = npt.NDArray[np.float64]
+Pair: TypeAlias = tuple[Samples, Samples]
+"""Milliseconds of two models that were run in turn."""
 Clock: TypeAlias = Callable[[], int]
 """Tells nanoseconds."""
+Entry: TypeAlias = tuple[ModelSource, Feeds]
 
 _MIN_ROUNDS = 10
 _ENOUGH_FOR_P99 = 100
@@ -92,11 +96,10 @@ class Timing:
 
 
 class Opening(NamedTuple):
-    """Timings in milliseconds of three sessions opened together: the dense model, it again, and the pruned one."""
+    """Timings in milliseconds of three sessions opened together: two of the dense model, then it and the pruned one."""
 
-    dense: Samples
-    again: Samples
-    pruned: Samples
+    twins: Pair
+    pair: Pair
 
 
 @dataclass(frozen=True)
@@ -104,12 +107,12 @@ class Comparison:
     """Say how much faster the pruned model is, and whether that is more than noise.
 
     >>> steady = np.full(50, 3.0)
-    >>> Comparison.from_openings([Opening(steady, steady, steady / 2)] * 6).speedup
+    >>> Comparison.from_openings([Opening((steady, steady), (steady, steady / 2))] * 6).speedup
     2.0
 
-    `speedup` is the dense median over the pruned one, all timings pooled. `noise_band` is relative: two models that
-    are equally fast show a `speedup` within 1 +- `noise_band` in at least 95 % of comparisons. `significant` says
-    that this one lies outside.
+    `speedup` is the dense median over the pruned one, of their runs in turn, all openings pooled. `noise_band` is
+    relative: two models that are equally fast show a `speedup` within 1 +- `noise_band` in at least 95 % of
+    comparisons. `significant` says that this one lies outside.
     """
 
     before: Timing
@@ -123,8 +126,7 @@ class Comparison:
         """Compare timings, one entry per time that the three sessions were opened; raises `UsageError` on none."""
         if not openings:
             raise UsageError("there are no timings to compare: open the models at least once")
-        before = Timing.from_samples(np.concatenate([part for opening in openings for part in opening[:2]]))
-        after = Timing.from_samples(np.concatenate([opening.pruned for opening in openings]))
+        before, after = map(Timing.from_samples, _pooled([opening.pair for opening in openings]))
         speedup = before.median_ms / after.median_ms
         band = _noise_band(openings)
         return cls(before, after, speedup, band, abs(speedup - 1) > band)
@@ -142,23 +144,30 @@ def _noise_band(openings: Sequence[Opening]) -> float:
     the openings is five stretches of the rounds.
     """
     count = len(openings)
-    twins = [math.log(np.median(opening.dense) / np.median(opening.again)) for opening in openings]
+    twins = [math.log(_ratio(opening.twins)) for opening in openings]
     if count == 1:
-        stretches = min(_STRETCHES, openings[0].dense.size)
-        parts = zip(*(np.array_split(samples, stretches) for samples in openings[0]), strict=True)
-        return math.expm1(abs(twins[0]) + _scatter([Opening(*part) for part in parts]))
-    # The variance of a twin's difference is that of two sessions; the speed-up sets one against the mean of two.
-    variance = sum(twin**2 for twin in twins) / count / 2
-    itself = _student(count) * math.sqrt(1.5 * variance / count)
-    return math.expm1(max(itself, _scatter(openings)))
+        stretches = min(_STRETCHES, openings[0].pair[0].size)
+        parts = zip(*(np.array_split(samples, stretches) for samples in openings[0].pair), strict=True)
+        return math.expm1(abs(twins[0]) + _scatter(list(parts)))
+    itself = _student(count) * math.sqrt(sum(twin**2 for twin in twins)) / count
+    return math.expm1(max(itself, _scatter([o.pair for o in openings])))
 
 
-def _scatter(openings: Sequence[Opening]) -> float:
+def _pooled(pairs: Sequence[Pair]) -> Pair:
+    return np.concatenate([one for one, _ in pairs]), np.concatenate([other for _, other in pairs])
+
+
+def _ratio(pair: Pair) -> float:
+    """Return how many times as long the first of two models takes."""
+    return float(np.median(pair[0]) / np.median(pair[1]))
+
+
+def _scatter(pairs: Sequence[Pair]) -> float:
     """Return the 95 % half width of the mean logarithm of the speed-ups, infinite for less than two of them."""
-    if len(openings) < 2:
+    if len(pairs) < 2:
         return math.inf
-    speedups = [np.median(np.concatenate(opening[:2])) / np.median(opening.pruned) for opening in openings]
-    return _student(len(openings) - 1) * float(np.std(np.log(speedups), ddof=1)) / math.sqrt(len(openings))
+    logs = [math.log(_ratio(pair)) for pair in pairs]
+    return _student(len(pairs) - 1) * float(np.std(logs, ddof=1)) / math.sqrt(len(pairs))
 
 
 def _student(freedom: int) -> float:
@@ -179,18 +188,15 @@ def compare_latency(
     >>> compare_latency("resnet50.onnx", "pruned.onnx", {"x": x}, {"x": x}, Runtime()).speedup  # doctest: +SKIP
     1.73
 
-    Opens three sessions, times them in turn, and does so six times with new sessions in each of the orders there
-    are, because the one opened last is measurably faster; only once if six would take much longer than `seconds`.
+    Opens three sessions, times two at a time in turn, and does so six times with new sessions in each of the orders
+    there are, because the one opened last is measurably faster; only once if six would take much longer than `seconds`.
     Raises `SessionError` or `RuntimeUnavailable`.
     """
     return race([(dense, feeds_dense), (pruned, feeds_pruned)], runtime, seconds)[1]
 
 
-def race(
-    models: Sequence[tuple[ModelSource, Feeds]], runtime: Runtime, seconds: float = 2.0,
-    clock: Clock = time.perf_counter_ns,
-) -> list[Comparison]:
-    """Time several models in turn, the first of them twice, and compare each with the first.
+def race(models: Sequence[Entry], runtime: Runtime, seconds: float = 2.0) -> list[Comparison]:
+    """Time several models, each in turn with the first, the first also with itself, and compare each with the first.
 
     >>> [c.speedup for c in race([("a.onnx", {"x": x}), ("b.onnx", {"x": x})], Runtime())]  # doctest: +SKIP
     [1.0, 1.73]
@@ -201,26 +207,45 @@ def race(
     """
     if not models:
         raise UsageError("there is nothing to time: give a model")
-    entries = [models[0], *models]
-    orders = _orders(len(entries))
-    found: list[list[Samples]] = []
-    while len(found) < len(orders):
+    twins, *pairs = _against_first([models[0], *models], runtime, seconds, time.perf_counter_ns)
+    first = Comparison.from_openings([Opening(pair, pair) for pair in twins])
+    others = (Comparison.from_openings(list(map(Opening, twins, pair))) for pair in pairs)
+    return [replace(first, after=first.before, speedup=1.0, significant=False), *others]
+
+
+def faster(dense: Entry, pruned: Entry, runtime: Runtime, seconds: float, clock: Clock) -> float:
+    """Return how many times faster a model runs than another, timed in turn as `race` does, without its noise.
+
+    >>> faster(("dense.onnx", {"x": x}), ("pruned.onnx", {"x": x}), Runtime(), 2.0, clock)  # doctest: +SKIP
+    1.73
+    """
+    (found,) = _against_first([dense, pruned], runtime, seconds, clock)
+    return _ratio(_pooled(found))
+
+
+def _against_first(entries: Sequence[Entry], runtime: Runtime, seconds: float, clock: Clock) -> list[list[Pair]]:
+    """Return timings of the first model and each other one, run in turn; for each other one, of every opening."""
+    orders, others = _orders(len(entries)), range(1, len(entries))
+    found: list[list[Pair]] = [[] for _ in others]
+    done = 0
+    while done < len(orders):
         began = time.perf_counter()
-        calls = {str(k): _opened(entries[k], runtime) for k in orders[len(found)]}
-        if not found:
+        calls = {k: _opened(entries[k], runtime) for k in orders[done]}
+        if not done:
             opened = time.perf_counter()
             for call in calls.values():
                 call()
-            cost = opened - began + _MIN_ROUNDS * (time.perf_counter() - opened)
+            cost = opened - began + 2 * _MIN_ROUNDS * (time.perf_counter() - opened)
             if cost * len(orders) > _PATIENCE * seconds:
                 orders = orders[:1]
-        timed = interleaved(calls, seconds=seconds / len(orders), min_rounds=_MIN_ROUNDS, clock=clock)
-        found.append([timed[str(k)] for k in range(len(entries))])
+        share = seconds / (len(orders) * len(others))
+        for k, pairs in zip(others, found, strict=True):
+            two = {str(n): calls[n] for n in (0, k)}
+            timed = interleaved(two, seconds=share, min_rounds=_MIN_ROUNDS, clock=clock)
+            pairs.append((timed["0"], timed[str(k)]))
         calls.clear()  # frees these sessions before the next are opened
-    twin = Comparison.from_openings([Opening(one, again, again) for one, again, *_ in found])
-    first = replace(twin, after=twin.before, speedup=1.0, significant=False)
-    others = range(2, len(entries))
-    return [first, *(Comparison.from_openings([Opening(o[0], o[1], o[k]) for o in found]) for k in others)]
+        done += 1
+    return found
 
 
 def _orders(count: int) -> list[list[int]]:
@@ -236,6 +261,6 @@ def _orders(count: int) -> list[list[int]]:
     return out
 
 
-def _opened(model: tuple[ModelSource, Feeds], runtime: Runtime) -> Callable[[], object]:
+def _opened(model: Entry, runtime: Runtime) -> Callable[[], object]:
     source, feeds = model
     return bind(open_session(source, runtime), feeds)

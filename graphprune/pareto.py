@@ -1,8 +1,8 @@
 """The whole curve: plans from nearly nothing to all that is asked for, each as a file, repaired, checked and timed.
 
 What is there from an earlier run is kept: plans as they are, models whose plan and entry in `pareto.json` are there.
-All models are timed in turn at the end, so that points can be compared. A point that another one beats in both latency
-and divergence is listed, but is not on the front.
+All models are timed in turn with the dense one at the end, so that points can be compared. A point that another one
+beats in both latency and divergence is listed, but is not on the front.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from graphprune.accuracy import curves_of
 from graphprune.analysis import Analysis, Progress, silent
 from graphprune.errors import NothingPrunable, PlanError, UsageError
 from graphprune.execute import runnable
-from graphprune.measure import interleaved
+from graphprune.measure import race
 from graphprune.metric import Evaluator, find_metric, judge
 from graphprune.options import Choosing
 from graphprune.output import check_folder, guard, workspace
@@ -30,7 +30,6 @@ from graphprune.plan import PruningPlan
 from graphprune.pricing import priced
 from graphprune.report.record import costs_record, model_record
 from graphprune.rewrite import arranged
-from graphprune.runtime import bind, open_session
 from graphprune.writing import as_csv, put
 
 POINTS = 6
@@ -220,21 +219,15 @@ def _judged(point: Point, evaluator: Evaluator | None, model: Path, progress: Pr
 def _timed(
     analysis: Analysis, points: Sequence[Point], models: Sequence[Path], order: Order, progress: Progress
 ) -> list[Point]:
-    """Time all models in turn with the dense one."""
+    """Time each model in turn with the dense one."""
     progress("timing")
     feed, runtime = analysis.reference.feeds[0], analysis.looking.runtime
+    kept = [PruningPlan.load(p.plan).chosen(analysis.coupling) for p in points]
     with runnable(analysis.original, analysis.source) as dense:
-        calls = {"": bind(open_session(dense, runtime), feed)}
-        for point, model in zip(points, models, strict=True):
-            chosen = PruningPlan.load(point.plan).chosen(analysis.coupling)
-            given = arranged(feed, analysis.coupling, chosen)
-            calls[point.plan] = bind(open_session(str(model), runtime), given)
-        found = interleaved(calls, seconds=order.checking.seconds * len(calls) / 2)
+        made = [(str(m), arranged(feed, analysis.coupling, chosen)) for m, chosen in zip(models, kept, strict=True)]
+        _, *found = race([(dense, feed), *made], runtime, order.checking.seconds * (len(made) + 1) / 2)
     return [
-        replace(
-            p, latency_ms=float(np.median(found[p.plan])), speedup=float(np.median(found[""] / found[p.plan]))
-        )
-        for p in points
+        replace(p, latency_ms=c.after.median_ms, speedup=c.speedup) for p, c in zip(points, found, strict=True)
     ]
 
 

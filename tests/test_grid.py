@@ -35,8 +35,8 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Runtime, list[tuple[int
             raise SessionError("onnxruntime cannot run the model: out of memory")
         seen.append((runtime, shapes))
         base = np.full(120, 8.0 * shapes[0][0] / runtime.threads / (10 if runtime.provider == "cuda" else 1))
-        first = Comparison.from_openings([Opening(base, base, base)] * 6)
-        return [first, *[Comparison.from_openings([Opening(base, base, base / 2)] * 6) for _ in models[1:]]]
+        first = Comparison.from_openings([Opening((base, base), (base, base))] * 6)
+        return [first, *[Comparison.from_openings([Opening((base, base), (base, base / 2))] * 6) for _ in models[1:]]]
 
     def resolve(provider: str) -> str:
         if provider == "npu9":
