@@ -91,11 +91,11 @@ def measure(
 
 
 def searching_feeds(known: Knowledge, count: int) -> list[Feed]:
-    """Return at most so many batches that are there to fit to, of the caller's own samples: results are told by others.
+    """Return at most so many batches that are there to fit to: results are told by others.
 
     Where there is one batch only, it is that.
     """
-    return list(islice(_feeds(known, ("fit",), own=True), count))
+    return list(islice(_feeds(known, ("fit",)), count))
 
 
 def check_feeds(known: Knowledge) -> Iterator[Feed]:
@@ -104,21 +104,24 @@ def check_feeds(known: Knowledge) -> Iterator[Feed]:
 
 
 def told_feeds(known: Knowledge) -> Iterator[Feed]:
-    """Yield the batches that nothing is fitted to, of the caller's own samples.
+    """Yield the batches that nothing is fitted to.
 
     Where there are none, those that fits are checked by; where there are not even these, all.
     """
-    return _feeds(known, ("told", "check", "fit"), own=True)
+    return _feeds(known, ("told", "check", "fit"))
 
 
-def _feeds(known: Knowledge, parts: Sequence[Part], own: bool = False) -> Iterator[Feed]:
-    """Yield the batches of the first of these parts that there is; of `own` only the caller's samples."""
+def _feeds(known: Knowledge, parts: Sequence[Part]) -> Iterator[Feed]:
+    """Yield the batches of the first of these parts that there is, of each the caller's own samples.
+
+    Samples made of others are there to fit to. On random tokens the worse of two models can look better.
+    """
     samples, part_of, some = known.samples, Parts.of(known.samples, known.batch), False
     for part in parts:
         start = 0
         for k, feed in enumerate(samples.batches(known.batch)):
             rows = rows_of(feed, samples.axes)
-            kept = range(-start % samples.each, rows, samples.each) if own else range(rows)
+            kept = range(-start % samples.each, rows, samples.each)
             if part_of(k) == part and kept:
                 some = True
                 yield feed if len(kept) == rows else taken(feed, kept, samples.axes)

@@ -23,7 +23,7 @@ from graphprune.alike import Family, families, in_turn
 from graphprune.allocate import allowed_sizes
 from graphprune.analysis import Analysis
 from graphprune.calibrate.knowledge import Knowledge, macs_of_sample, threads_of
-from graphprune.calibrate.samples import Feed
+from graphprune.calibrate.samples import Feed, rows_of
 from graphprune.execute import session
 from graphprune.groups import ChannelGroup
 from graphprune.quality import check_feeds
@@ -93,7 +93,8 @@ def trials(
     [Trial(group='conv1.weight:0', width=32, error=0.04, loss=0.003), ...]
     """
     runs = _dense(analysis, known, work / (2 * max(len(things), 1)))
-    affordable = max(int(work / cost_of(analysis, known, len(runs) * known.batch)), 1)
+    samples = sum(rows_of(feed, known.samples.axes) for feed, _ in runs)
+    affordable = max(int(work / cost_of(analysis, known, samples)), 1)
     wanted = list(islice(_wanted(analysis, things), affordable))
     done = []
     lost = losses(analysis, known, (_choice(found, thing, width) for thing, width in wanted), runs)
@@ -112,12 +113,14 @@ def _dense(analysis: Analysis, known: Knowledge, work: float) -> list[tuple[Feed
     most = int(np.clip(work / max(macs, 1.0), _FEWEST, _MOST))
     opened = session(analysis.model, Runtime(threads=threads_of(analysis)))
     runs: list[tuple[Feed, Mapping[str, Any]]] = []
+    samples = 0
     for feed in check_feeds(known):
         outputs = run(opened, feed)
         runs.append((feed, outputs))
+        here = rows_of(feed, known.samples.axes)
+        samples += here
         rows = max((a.size // max(a.shape[-1], 1) for a in outputs.values() if np.ndim(a)), default=1)
-        enough = max(_ENOUGH, _ROWS * known.batch // max(rows, 1))
-        if len(runs) * known.batch >= min(most, enough):
+        if samples >= min(most, max(_ENOUGH, _ROWS * here // max(rows, 1))):
             break
     return runs
 

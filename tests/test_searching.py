@@ -306,11 +306,11 @@ def test_a_few_plans_are_compared_on_more_samples_than_many_candidates(
     assert ran == [min(samples, 224) // decide.known.batch]  # 320 samples, seven of ten of which are fitted to
 
 
-def test_candidates_are_compared_on_the_callers_own_samples(decide: Deciding) -> None:
+@pytest.mark.parametrize("feeds", [lambda known: searching_feeds(known, 3), check_feeds, told_feeds])
+def test_decisions_and_figures_are_of_the_callers_own_samples(decide: Deciding, feeds: Any) -> None:
     """Every second sample is made from the one before it: another distribution, which nobody asks about."""
     made = replace(decide.known.samples, each=2)
-    halves = searching_feeds(replace(decide.known, samples=made), 3)
-    whole = searching_feeds(decide.known, 3)
-    assert len(halves) == len(whole) == 3
+    halves, whole = list(feeds(replace(decide.known, samples=made))), list(feeds(decide.known))
+    assert halves and len(halves) == len(whole)
     for half, both in zip(halves, whole, strict=True):
         np.testing.assert_array_equal(half["x"], both["x"][::2])
