@@ -11,7 +11,7 @@ from graphprune.costs import CostModel
 from graphprune.errors import TargetError
 from graphprune.execute import runnable
 from graphprune.machine.known import Known
-from graphprune.measure import faster
+from graphprune.measure import speedup_of
 from graphprune.plan import PruningPlan
 from graphprune.rewrite import arranged, rearranged
 from graphprune.timed import clock_of
@@ -115,7 +115,7 @@ def measured(analysis: Analysis, plan: PruningPlan) -> float:
     other = arranged(feed, analysis.coupling, chosen)
     runtime = analysis.looking.runtime
     with runnable(analysis.original, analysis.source) as dense, runnable(pruned) as candidate:
-        return faster((dense, feed), (candidate, other), runtime, _SECONDS, clock_of(runtime))
+        return speedup_of((dense, feed), (candidate, other), runtime, _SECONDS, clock_of(runtime))
 
 
 def _told(plan: PruningPlan, known: Known, speedup: float, trials: list[Trial]) -> PruningPlan:

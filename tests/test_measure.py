@@ -23,9 +23,9 @@ from graphprune.measure import (
     Samples,
     Timing,
     compare_latency,
-    faster,
     interleaved,
     race,
+    speedup_of,
 )
 from graphprune.memory import peak_memory_mb
 from graphprune.runtime import Runtime, open_session
@@ -198,7 +198,7 @@ def test_faster_is_the_ratio_without_a_twin(monkeypatch: pytest.MonkeyPatch) -> 
     order: list[str] = []
     monkeypatch.setattr(measure, "_opened", lambda entry, runtime: _noting(order, entry[0], entry[1]["ms"]))
     models: list[Any] = [("dense", {"ms": 2.0}), ("half", {"ms": 1.0})]
-    assert 1.5 < faster(*models, Runtime(), 0.0, time.perf_counter_ns) < 2.5
+    assert 1.5 < speedup_of(*models, Runtime(), 0.0, time.perf_counter_ns) < 2.5
     assert order.count("dense") == order.count("half") > 10
 
 
