@@ -70,7 +70,7 @@ def look(analysis: Analysis, align: int, count: int, seconds: float, progress: P
     for start in range(0, len(sizes), step):
         part = sizes[start : start + step]
         progress(f"timing nodes of {len(sizes)} variants, {start + 1} and on")
-        rounds = _SEEN if not seconds else 1000
+        rounds = _SEEN if not seconds else 2000
         share = seconds * len(part) / len(sizes)
         done = profiled(analysis, part, rounds, share)
         found += [(s, p) for s, p in zip(part, done, strict=True) if p is not None and p.nodes]

@@ -1,8 +1,9 @@
 """Where the time goes, by onnxruntime's own profiler: every node of the optimised graph, its shapes and nanoseconds.
 
 Times of single nodes in their real context are better than those of nodes timed alone: layouts, caches and fused
-operators are as they will be. Models are run in turn, and of each node's times the lower ones count, so that what
-else the machine does matters little.
+operators are as they will be. Models are run in turn, quick ones several times in a row, since the first runs find the
+weights of others in the caches. Of each node's times the lower ones count, so that neither these matter nor what else
+the machine does.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,6 +30,7 @@ _SUFFIX = "_kernel_time"
 _LOW = 0.5  # of a node's runs, so many of the quickest count
 _WHOLE = "model_run"
 _FEWEST = 5
+_ROW, _SETTLED = 32, 0.02  # runs in a row, and seconds, in which caches are a model's own again
 
 
 @dataclass(frozen=True)
@@ -55,32 +58,48 @@ def profiles(
 ) -> list[Profile | None]:
     """Run models in turn and return where the time goes in each; None for one that does not open or run.
 
-    There are `rounds` of them, fewer where they take more than `seconds`, but at least five if so many are wanted. The
-    first does not count.
+    There are `rounds` runs of each, or fewer where they take more than `seconds`, but at least five if so many are
+    wanted. The first does not count.
 
     >>> profiles([("resnet50.onnx", {"x": x})], Runtime(), 10, 2.0)[0].nodes[0].seen.operator  # doctest: +SKIP
     'Conv'
     """
     with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
-        opened: list[Any] = []
+        opened: list[_Opened | None] = []
         for k, (model, feeds) in enumerate(models):
-            session = None
+            opened.append(None)
             with suppress(SessionError):
                 session = open_session(model, replace(runtime, profile=str(Path(folder) / str(k))))
-                once = bind(session, feeds)
-                once()
-                opened.append((session, once))
-                continue
-            opened.append(None)
+                opened[k] = _Opened(session, bind(session, feeds))
+        there = [one for one in opened if one is not None]
         began = time.perf_counter()
         order = np.random.default_rng(0)
-        for done in range(rounds):
-            for k in order.permutation(len(opened)):
-                if opened[k] is not None:
-                    opened[k][1]()
-            if done + 1 >= _FEWEST and time.perf_counter() - began > seconds:
+        fewest = min(_FEWEST, rounds)
+        turns = max(ceil(rounds / max((one.row for one in there), default=1)), fewest)
+        for done in range(turns):
+            for k in order.permutation(len(there)):
+                there[k].turn()
+            if done + 1 >= fewest and time.perf_counter() - began > seconds:
                 break
-        return [None if pair is None else read_profile(Path(pair[0].end_profiling())) for pair in opened]
+        return [None if one is None else one.profile() for one in opened]
+
+
+class _Opened:
+    """A model that is open, and how often it is run in a row: until the caches are its own again."""
+
+    def __init__(self, session: Any, once: Callable[[], object]) -> None:
+        self.session, self.once = session, once
+        once()
+        began = time.perf_counter()
+        once()
+        self.row = int(np.clip(_SETTLED / (time.perf_counter() - began), 1, _ROW))
+
+    def turn(self) -> None:
+        for _ in range(self.row):
+            self.once()
+
+    def profile(self) -> Profile:
+        return read_profile(Path(self.session.end_profiling()))
 
 
 def read_profile(path: Path) -> Profile:

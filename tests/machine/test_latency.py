@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,13 +18,16 @@ from graphprune import Looking, analyse
 from graphprune.analysis import Analysis
 from graphprune.errors import TargetError, UsageError
 from graphprune.machine import general, known
+from graphprune.machine import profile as profiling
 from graphprune.machine.cache import VARIABLE
 from graphprune.machine.known import Known, know
 from graphprune.machine.latency import Latency
 from graphprune.machine.looked import look
+from graphprune.machine.profile import Profile
 from graphprune.machine.table import Table, Where
 from graphprune.machine.variants import Matching, widths
 from graphprune.ops.workloads import Seen, workload
+from graphprune.runtime import Runtime
 
 
 def chain(channels: int = 64, layers: int = 4, size: int = 28) -> onnx.ModelProto:
@@ -226,3 +233,24 @@ def test_a_speedup_is_reached_in_few_trials(asked: float, power: float, monkeypa
     assert fake.timed <= 7 and plan.meta["speed"]["trials"][0]["measured"] > 1
     with pytest.raises(TargetError, match="out of reach"):
         speed.allocate_for_speed(analysis, decide, budget, 500.0, machine, say)
+
+
+def test_quick_models_are_run_in_a_row_and_slow_ones_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of a row find the weights of other models in the caches; a slow model empties its own."""
+    order: list[str] = []
+
+    def bound(name: str, feeds: dict[str, float]) -> Callable[[], None]:
+        def once() -> None:
+            order.append(name)
+            time.sleep(feeds["seconds"])
+
+        return once
+
+    monkeypatch.setattr(profiling, "open_session", lambda name, runtime: name)
+    monkeypatch.setattr(profiling, "bind", bound)
+    monkeypatch.setattr(profiling._Opened, "profile", lambda self: Profile(()))
+    models: list[Any] = [("quick", {"seconds": 1e-4}), ("slow", {"seconds": 0.03})]
+    profiling.profiles(models, Runtime(), 100, 0.0)
+    rows = [(name, len(list(found))) for name, found in groupby(order[4:])]
+    assert order[4:].count("slow") == 5 and order[4:].count("quick") == 5 * 32
+    assert all(n % 32 == 0 for name, n in rows if name == "quick")
