@@ -227,8 +227,7 @@ def _against_first(entries: Sequence[Entry], runtime: Runtime, seconds: float, c
     """Return timings of the first model and each other one, run in turn; for each other one, of every opening."""
     orders, others = _orders(len(entries)), range(1, len(entries))
     found: list[list[Pair]] = [[] for _ in others]
-    done = 0
-    while done < len(orders):
+    while (done := len(found[0])) < len(orders):
         began = time.perf_counter()
         calls = {k: _opened(entries[k], runtime) for k in orders[done]}
         if not done:
@@ -244,7 +243,6 @@ def _against_first(entries: Sequence[Entry], runtime: Runtime, seconds: float, c
             timed = interleaved(two, seconds=share, min_rounds=_MIN_ROUNDS, clock=clock)
             pairs.append((timed["0"], timed[str(k)]))
         calls.clear()  # frees these sessions before the next are opened
-        done += 1
     return found
 
 

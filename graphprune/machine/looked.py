@@ -22,7 +22,7 @@ from graphprune.runtime import Feeds
 Sizes: TypeAlias = "Mapping[Dim, int]"
 Progress: TypeAlias = Callable[[str], None]
 _AT_A_TIME = 1_000_000_000  # bytes of weights of models that are open together
-_SEEN = 2  # rounds that tell the shapes
+_SEEN, _TIMED = 2, 2000  # rounds that tell the shapes, and at most those that tell the times
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def look(analysis: Analysis, align: int, count: int, seconds: float, progress: P
     for start in range(0, len(sizes), step):
         part = sizes[start : start + step]
         progress(f"timing nodes of {len(sizes)} variants, {start + 1} and on")
-        rounds = _SEEN if not seconds else 2000
+        rounds = _TIMED if seconds else _SEEN
         share = seconds * len(part) / len(sizes)
         done = profiled(analysis, part, rounds, share)
         found += [(s, p) for s, p in zip(part, done, strict=True) if p is not None and p.nodes]

@@ -14,6 +14,8 @@ import pytest
 from oracles import Net
 
 import graphprune
+from graphprune import speed
+from graphprune.machine import known
 from graphprune.model import load
 from graphprune.runtime import Runtime, open_session, run
 
@@ -154,3 +156,13 @@ def test_an_architecture_is_built_as_wide_as_a_pruned_file(tmp_path: Path, monke
     rows = [{"network": "plain", "method": "dense", "accuracy": 0.9}, {
         "network": "plain", "method": "graphprune", "macs": 0.25, "before": 0.8, "accuracy": 0.91, "seconds": 7}]
     assert benchmark.table(rows).splitlines()[3] == "| plain | 0.250 | graphprune | 80.00 | 91.00 | 7 |"
+
+
+def test_predicted_speedups_stand_beside_measured_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    predicting = script("predicting")
+    monkeypatch.setenv("GRAPHPRUNE_CACHE", "")
+    monkeypatch.setitem(known._MEASURED, "low", (4, 0.5))
+    monkeypatch.setattr(speed, "_SECONDS", 0.1)
+    row = predicting.one(SAMPLE, "low", 2, 8, 3)
+    assert len(row["predicted_measured"]) == 2 and all(p > 0.5 and m > 0.2 for p, m in row["predicted_measured"])
+    assert row["spread"] >= 0 and row["seconds"] > 0
