@@ -15,11 +15,11 @@ import onnx_ir as ir
 from graphprune.calibrate.arrays import open_arrays, open_npz
 from graphprune.calibrate.audio import open_audio
 from graphprune.calibrate.images import open_images
-from graphprune.calibrate.samples import Feed, Samples, Source, of_items, rows_of, taken
+from graphprune.calibrate.samples import Feed, Samples, Source, rows_of
 from graphprune.calibrate.spool import spooled
 from graphprune.calibrate.table import open_table
 from graphprune.calibrate.text import open_text
-from graphprune.calibrate.wanted import Wanted
+from graphprune.calibrate.wanted import Wanted, by_rows
 from graphprune.errors import GraphPruneError, UsageError
 
 _KINDS = {
@@ -135,7 +135,7 @@ def _files(folder: Path) -> tuple[str, list[Path], str]:
 
 def _listed(given: Sequence[Any], wanted: Wanted, source: Source) -> Samples:
     """Return samples of a list of feeds, which stays where it is."""
-    items: list[tuple[int, int, int]] = []
+    rows: list[int] = []
     assumed: tuple[str, ...] = ()
 
     def fit(i: int) -> Feed:
@@ -144,15 +144,10 @@ def _listed(given: Sequence[Any], wanted: Wanted, source: Source) -> Samples:
     for i in range(len(given)):
         feed = fit(i)
         assumed = assumed or _assumed(given[i], feed, wanted)
-        items += [(i, row, len(items) + row) for row in range(rows_of(feed, wanted.axes))]
-    if not items:
+        rows.append(rows_of(feed, wanted.axes))
+    if not any(rows):
         raise UsageError("calibration data: is empty")
-
-    def load(item: tuple[int, int, int]) -> Feed:
-        i, row, number = item
-        return wanted.filled(taken(fit(i), [row], wanted.axes), number)
-
-    return of_items(items, load, source, assumed, wanted.axes)
+    return by_rows(rows, fit, wanted, source, assumed)
 
 
 def _once(given: Iterable[Any], wanted: Wanted, source: Source, limit: int | None, promised: int | None) -> Samples:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from graphprune.calibrate.folder import Folder
-from graphprune.calibrate.samples import Feed, Samples, Source, of_items, rows_of, taken
-from graphprune.calibrate.wanted import Array, Wanted
+from graphprune.calibrate.samples import Feed, Samples, Source, rows_of
+from graphprune.calibrate.wanted import Array, Wanted, by_rows
 from graphprune.errors import UsageError
 
 _LEFT_FREE = 2_000_000_000  # bytes of disk
@@ -50,13 +50,8 @@ class Spool:
 def spooled(feeds: Iterable[Feed], wanted: Wanted, source: Source, assumed: Callable[[], tuple[str, ...]]) -> Samples:
     """Read feeds once and return samples that can be read again; `assumed` is asked when all are read."""
     spool = Spool(wanted)
-    items: list[tuple[int, int, int]] = []
-    for i, feed in enumerate(feeds):
+    rows: list[int] = []
+    for feed in feeds:
         spool.add(feed)
-        items += [(i, row, len(items) + row) for row in range(rows_of(feed, wanted.axes))]
-
-    def load(item: tuple[int, int, int]) -> Feed:
-        i, row, number = item
-        return wanted.filled(taken(spool.feed(i), [row], wanted.axes), number)
-
-    return of_items(items, load, source, assumed(), wanted.axes)
+        rows.append(rows_of(feed, wanted.axes))
+    return by_rows(rows, spool.feed, wanted, source, assumed())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphprune import feeds
-from graphprune.calibrate.samples import Feed, rows_of
+from graphprune.calibrate.samples import Feed, Samples, Source, of_items, rows_of, taken
 from graphprune.errors import UsageError
 from graphprune.inputs import InputSpec, plain, synthesise
 from graphprune.sizes import BATCH, PAST, Shapes, Symbols, add_up, choose, input_symbols
@@ -204,6 +204,19 @@ def _cast(array: Array, spec: InputSpec, what: str) -> Array:
             return cast
         raise UsageError(f"{what} is {have} and holds numbers that {want} does not have, such as {array.max()}")
     raise UsageError(f"{what} is {have}, the model takes {want}: convert it, as its scale cannot be guessed")
+
+
+def by_rows(
+    rows: Sequence[int], feed: Callable[[int], Feed], wanted: Wanted, source: Source, assumed: tuple[str, ...]
+) -> Samples:
+    """Return the samples of feeds that can be read again: `feed(i)` is the i-th, which holds `rows[i]` of them."""
+    items = [(i, row) for i, count in enumerate(rows) for row in range(count)]
+
+    def load(item: tuple[int, tuple[int, int]]) -> Feed:
+        number, (i, row) = item
+        return wanted.filled(taken(feed(i), [row], wanted.axes), number)
+
+    return of_items(list(enumerate(items)), load, source, assumed, wanted.axes)
 
 
 def numpy_of(value: Any) -> Array:
