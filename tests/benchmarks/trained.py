@@ -6,7 +6,7 @@
 Images are 64 x 64, of one channel three times. Writes NAME.onnx (input `input`, output `output`, BatchNorm folded) for
 each, and calibration.npz (512 training images), test.npz (256 test images) for `divergence.py`; prints accuracy on the
 10,000 test images. The last weights are the result: the test images choose nothing. EfficientNet-B0 takes 16 minutes an
-epoch on one core.
+epoch on one core. Needs torch and torchvision.
 """
 
 from __future__ import annotations
