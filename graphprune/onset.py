@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from graphprune.allocate import Budget
 from graphprune.calibrate.knowledge import Knowledge, threads_of
 from graphprune.errors import GraphPruneError
+from graphprune.quality import told_feeds
 from graphprune.reconstruct.mend import mend
 from graphprune.repair import UNSEEN, Repairing, divergences, look_work
 from graphprune.rewrite import Chosen, rearranged
@@ -136,7 +137,7 @@ def _damaged(analysis: Analysis, known: Knowledge, chosen: Chosen, repair: str) 
             analysis.model, pruned, analysis.coupling, chosen, known, mode="bias" if repair == "bias" else "symmetric",
             threads=threads_of(analysis),
         )
-    return any(d.damaged for d in divergences(analysis, pruned, chosen, known))
+    return any(d.damaged for d in divergences(analysis, pruned, chosen, told_feeds(known)))
 
 
 def _cost(analysis: Analysis, known: Knowledge) -> float:

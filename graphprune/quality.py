@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import Any
@@ -73,19 +73,20 @@ class Divergence:
 
 
 def measure(
-    dense: ir.Model, pruned: ir.Model, known: Knowledge, arrange: Arrange = lambda arrays: arrays, threads: int = 0
+    dense: ir.Model, pruned: ir.Model, feeds: Iterable[Feed], arrange: Arrange = lambda arrays: arrays,
+    threads: int = 0,
 ) -> list[Divergence]:
-    """Run both models on the batches to tell results by (`told_feeds`), at most 16.
+    """Run both models on batches (`told_feeds` where results are told by them), the first 16.
 
     `arrange` gives inputs and outputs of the dense model as the pruned one takes and gives them. Outputs whose sizes
     depend on data and differ are left out, and entries of the dense model's that are not finite.
 
-    >>> measure(dense, pruned, known)[0].kl  # doctest: +SKIP
+    >>> measure(dense, pruned, told_feeds(known))[0].kl  # doctest: +SKIP
     0.03
     """
     left, right = (session(m, Runtime(threads=threads)) for m in (dense, pruned))
     found = Comparison()
-    for feed in islice(told_feeds(known), _MOST):
+    for feed in islice(feeds, _MOST):
         found.add(arrange(run(left, feed)), run(right, arrange(feed)), feed)
     return found.divergences()
 
@@ -177,7 +178,7 @@ def gained(outputs: Sequence[Divergence], than: Sequence[Divergence]) -> tuple[f
 
     The error is of the mean difference over samples, 0 where there are fewer than two, or others.
 
-    >>> gained(measure(dense, pruned, known), measure(dense, other, known))  # doctest: +SKIP
+    >>> gained(measure(dense, pruned, feeds), measure(dense, other, feeds))  # doctest: +SKIP
     (0.02, 0.005)
     """
     then = {d.output: d for d in than}

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
 import onnx_ir as ir
 
-from graphprune.analysis import Analysis, Progress
+from graphprune.analysis import Analysis, Progress, silent
 from graphprune.calibrate.knowledge import Knowledge, macs_of_sample, threads_of
 from graphprune.calibrate.parts import CHECK
+from graphprune.calibrate.samples import Feed
 from graphprune.groups import Coupling
 from graphprune.options import Calibrating, Repair
-from graphprune.quality import Divergence, measure, nearer
+from graphprune.quality import Divergence, measure, nearer, told_feeds
 from graphprune.reconstruct.folded import mend_by_folding
-from graphprune.reconstruct.mend import Mended, Mode, mend
+from graphprune.reconstruct.mend import Mended, Mode, Watch, mend
 from graphprune.reconstruct.unseen import mend_by_weights
 from graphprune.repaired import Look, Repaired, layers_record, repair_record
 from graphprune.rewrite import Chosen, arranged
@@ -49,7 +50,7 @@ def repair(
 
     def looked() -> tuple[Divergence, ...]:
         progress("comparing outputs")
-        return divergences(analysis, pruned, chosen, known)
+        return divergences(analysis, pruned, chosen, told_feeds(known))
 
     often = asked.effort == "high" or look_work(analysis, known) * (_LOOKS - 1) <= _LOOK_WORK
 
@@ -65,11 +66,7 @@ def repair(
     if mode in UNSEEN:
         layers = UNSEEN[mode](pruned, analysis.coupling, chosen)
     elif mode != "none":
-        layers = mend(
-            analysis.model, pruned, analysis.coupling, chosen, known, mode=cast(Mode, mode),
-            threads=threads_of(analysis), corrections=_corrections(analysis, known, asked.effort),
-            rounds=_rounds(analysis, known, asked.effort), progress=progress, watch=watch,
-        )
+        layers = mended(analysis, pruned, chosen, known, asked.effort, mode=mode, progress=progress, watch=watch)
     first = seen[1] if len(seen) > 1 else None
     if first is None:
         seen += [Look(f"after {mode} repair", looked())] if layers else []
@@ -77,6 +74,26 @@ def repair(
         seen.append(replace(first, stage="corrections taken back"))
         mode = "symmetric"
     return Repaired(tuple(layers), tuple(seen), mode)
+
+
+def mended(
+    analysis: Analysis, pruned: ir.Model, chosen: Chosen, known: Knowledge, effort: str, *,
+    mode: Repair | None = None, progress: Progress = silent, watch: Watch = lambda done, corrections: True,
+) -> list[Mended]:
+    """Repair a pruned model in place, as much as an effort permits; by default in the mode that the samples allow."""
+    return mend(
+        analysis.model, pruned, analysis.coupling, chosen, known, mode=cast(Mode, mode or _best(known)),
+        threads=threads_of(analysis), corrections=_corrections(analysis, known, effort),
+        rounds=_rounds(analysis, known, effort), progress=progress, watch=watch,
+    )
+
+
+def mending_work(analysis: Analysis, known: Knowledge, effort: str) -> float:
+    """Return how many multiply-accumulates the corrections take of `mended`."""
+    passes = min(_corrections(analysis, known, effort), len(known.consumers.found)) * (
+        1 + _rounds(analysis, known, effort)
+    )
+    return passes * _SHARE * macs_of_sample(analysis, known.samples) * known.stats.samples
 
 
 def repairing_unseen(mode: Repair, remark: str) -> Repairing:
@@ -91,13 +108,15 @@ def repairing_unseen(mode: Repair, remark: str) -> Repairing:
     return repairing
 
 
-def divergences(analysis: Analysis, pruned: ir.Model, chosen: Chosen, known: Knowledge) -> tuple[Divergence, ...]:
-    """Return how far each output of a pruned model is from the dense model's, on samples that tell results."""
+def divergences(
+    analysis: Analysis, pruned: ir.Model, chosen: Chosen, feeds: Iterable[Feed]
+) -> tuple[Divergence, ...]:
+    """Return how far each output of a pruned model is from the dense model's, on the first 16 of some batches."""
 
     def arrange(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
         return arranged(arrays, analysis.coupling, chosen)
 
-    return tuple(measure(analysis.model, pruned, known, arrange, threads_of(analysis)))
+    return tuple(measure(analysis.model, pruned, feeds, arrange, threads_of(analysis)))
 
 
 def look_work(analysis: Analysis, known: Knowledge) -> float:

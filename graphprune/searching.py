@@ -24,8 +24,10 @@ from graphprune.calibrate.samples import Feed, rows_of
 from graphprune.costs import CostModel
 from graphprune.errors import TargetError
 from graphprune.plan import PruningPlan
-from graphprune.quality import nearer, searching_feeds, together
-from graphprune.rewrite import Chosen
+from graphprune.quality import Divergence, check_feeds, nearer, searching_feeds, together
+from graphprune.reconstruct.mend import evenly
+from graphprune.repair import divergences, look_work, mended, mending_work
+from graphprune.rewrite import Chosen, rearranged
 from graphprune.scale.candidates import cost_of
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ _SHARE = 0.4  # of all samples, what a candidate is run on in the mean
 _LEVELS = (8, 32)  # of one group that are looked at: each is a refit of its readers
 _REFITS = 5e12  # multiplications that all of them may take, down to the fewer levels
 _SOLVED = 8  # solutions of a layer's system that one refit takes
+_CONFIRMING = 0.5  # of the work of all candidates, what repairs may take that confirm what was found
+_FINALISTS = 6  # that are repaired, besides the first
 _TIMED = 2
 _ROUNDING = 1e-6
 _MEMORY = 1e9  # bytes of refits in memory; more are in files
@@ -95,13 +99,37 @@ def improved(deciding: Deciding, plan: PruningPlan, budget: Budget, progress: Pr
         progress(f"search: {done} of {evaluations} candidates, divergence {least:.4g}")
 
     found = evolve(task, start, candidates, pace, quickly, told)
-    levels, after = found.levels, found.after
-    raised = filled(posed.task, levels)
-    if raised != levels and (loss := candidates(raised, len(feeds))) < after:
-        levels, after = raised, loss
+    path, raised = list(found.path), filled(posed.task, found.levels)
+    if raised != found.levels and (loss := candidates(raised, len(feeds))) < found.after:
+        path.append((raised, loss))
+    levels, after = path[_confirmed(deciding, [chosen(x) for x, _ in path], progress)]
     said = Searched(found.evaluations, found.generations, found.before, after, samples)
     better = deciding.plan(posed.counts(levels), budget) if levels != start else plan
     return replace(better, meta={**better.meta, "search": said.record()})
+
+
+def _confirmed(deciding: Deciding, path: Sequence[Chosen], progress: Progress) -> int:
+    """Return which model of a path to take, the last one being the best as candidates are refitted.
+
+    Corrections in order, which no candidate has, take back more of one model's loss than of another's. So the first
+    and some others are repaired as the result will be, and the one is taken that loses least of samples that check
+    fits. Where nothing will be corrected, or repairs are too much work for that, the last is taken.
+    """
+    analysis, known = deciding.analysis, deciding.known
+    corrections = mending_work(analysis, known, known.effort)
+    each = corrections + look_work(analysis, known)
+    affordable = int(WORK[known.effort] * _CONFIRMING / each) if corrections else 0
+    others = evenly(range(1, len(path)), min(affordable - 1, _FINALISTS))
+    if not others:
+        return len(path) - 1
+
+    def repaired(k: int) -> tuple[Divergence, ...]:
+        progress(f"search: repairing model {k} of {len(path) - 1} on the way")
+        pruned = rearranged(analysis.model, analysis.coupling, path[k])
+        mended(analysis, pruned, path[k], known, known.effort)
+        return divergences(analysis, pruned, path[k], check_feeds(known))
+
+    return min((0, *others), key=lambda k: together(repaired(k)))
 
 
 def searched(decide: Decide, budget: Budget, costs: CostModel, progress: Progress) -> PruningPlan:

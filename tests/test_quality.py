@@ -17,7 +17,7 @@ import graphprune
 from graphprune import quality
 from graphprune.calibrate import Samples
 from graphprune.calibrate.knowledge import Knowledge, learn
-from graphprune.quality import Divergence, measure
+from graphprune.quality import Divergence, measure, told_feeds
 from graphprune.runtime import run
 
 RNG = np.random.default_rng(0)
@@ -42,7 +42,7 @@ def compared(dense: Array, pruned: Array, one: str = "Identity", batch: int = 1)
         n.output("y")
     models = [ir.from_proto(n.model()) for n in (net, other)]
     feeds = {"x": dense.astype(np.float32), "z": pruned.astype(np.float32)}
-    (found,) = measure(models[0], models[1], knowing(feeds, batch))
+    (found,) = measure(models[0], models[1], told_feeds(knowing(feeds, batch)))
     return found
 
 
@@ -167,7 +167,7 @@ def test_what_cannot_be_compared_is_left_out() -> None:
             n.nodes.append(onnx.helper.make_node("Identity", [value], [name], name=f"last_{name}"))
         n.output("y", "sized").output("best", dtype=np.int64)
     models = [ir.from_proto(n.model()) for n in (net, other)]
-    found = measure(models[0], models[1], knowing({"x": RNG.standard_normal((20, 6)).astype(np.float32)}))
+    found = measure(models[0], models[1], told_feeds(knowing({"x": RNG.standard_normal((20, 6)).astype(np.float32)})))
     assert [d.output for d in found] == ["y"]
 
 
@@ -180,7 +180,7 @@ def test_sequences_are_compared_entry_by_entry() -> None:
     kind = onnx.helper.make_sequence_type_proto(onnx.helper.make_tensor_type_proto(1, None))
     proto.graph.output.append(onnx.helper.make_value_info("parts", kind))
     model = ir.from_proto(proto)
-    found = measure(model, model, knowing({"x": RNG.standard_normal((20, 6)).astype(np.float32)}))
+    found = measure(model, model, told_feeds(knowing({"x": RNG.standard_normal((20, 6)).astype(np.float32)})))
     assert [(d.output, d.relative) for d in found] == [(y, 0), ("parts[0]", 0), ("parts[1]", 0)]
 
 
@@ -188,7 +188,7 @@ def test_all_samples_are_compared_where_none_is_held_back() -> None:
     analysis = graphprune.analyse(layered.gemm().model())
     learnt = learn(analysis, layered.samples_of(analysis, 1))
     assert not learnt.stats.check
-    (found,) = measure(analysis.model, layered.pruned_of(analysis, layered.keeping(analysis)), learnt)
+    (found,) = measure(analysis.model, layered.pruned_of(analysis, layered.keeping(analysis)), told_feeds(learnt))
     assert found.relative > 0
 
 
@@ -204,7 +204,7 @@ def test_nothing_grows_with_the_samples() -> None:
     analysis = graphprune.analyse(layered.gemm().model())
     learnt = learn(analysis, layered.samples_of(analysis, 20))
     samples = Samples(opened, 2000, "noise", (), {"x": 0})
-    measure(analysis.model, analysis.model, Knowledge(samples, learnt.consumers, learnt.stats, 1, 0))
+    measure(analysis.model, analysis.model, told_feeds(Knowledge(samples, learnt.consumers, learnt.stats, 1, 0)))
     assert len(asked) <= 16 * 10 + 2
 
 
@@ -221,9 +221,9 @@ def test_padding_does_not_count() -> None:
     pruned = np.where(mask[..., None] > 0, dense, 100).astype(np.float32)
     feeds = {"x": dense, "z": pruned, "attention_mask": mask}
     models = [ir.from_proto(n.model()) for n in (net, other)]
-    (found,) = measure(models[0], models[1], knowing(feeds))
+    (found,) = measure(models[0], models[1], told_feeds(knowing(feeds)))
     assert found.relative == 0 and found.cosine == pytest.approx(1)
-    (all_real,) = measure(models[0], models[1], knowing({**feeds, "attention_mask": np.ones_like(mask)}))
+    (all_real,) = measure(models[0], models[1], told_feeds(knowing({**feeds, "attention_mask": np.ones_like(mask)})))
     assert all_real.relative > 1
 
 

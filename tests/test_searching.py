@@ -12,7 +12,7 @@ import pytest
 from layered import keeping, known, pruned_of
 from oracles import Net
 
-from graphprune import assembled, searching, speed
+from graphprune import assembled, repair, searching, speed
 from graphprune.accuracy import Deciding, deciding
 from graphprune.allocate import Budget
 from graphprune.analysis import silent
@@ -124,6 +124,21 @@ def test_a_plan_gets_better_at_no_higher_cost(decide: Deciding, monkeypatch: pyt
     assert any("of 24 candidates" in text for text in heard)
     again = searching.searched(decide, budget(), decide.analysis.costs, silent)
     assert again.keep == better.keep and again.meta["search"] == told
+
+
+def test_what_is_found_is_confirmed_after_the_whole_repair(decide: Deciding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That model of a path is taken that loses least once it is repaired as results are."""
+    heard: list[str] = []
+    mild, harsh = (keeping(decide.analysis, share) for share in (0.75, 0.25))
+    assert searching._confirmed(decide, [mild, harsh], heard.append) == 0
+    assert searching._confirmed(decide, [harsh, harsh, mild], silent) == 2
+    assert searching._confirmed(decide, [mild], silent) == 0
+    assert len(heard) == 2 and all("repairing model" in text for text in heard)
+    with monkeypatch.context() as patched:
+        patched.setattr(searching, "_CONFIRMING", 0.0)  # nothing may be repaired to see: the candidates' word counts
+        assert searching._confirmed(decide, [mild, harsh], heard.append) == 1
+    monkeypatch.setattr(repair, "_CORRECTIONS", {"high": (0, 0)})  # candidates are all that results will be
+    assert searching._confirmed(decide, [mild, harsh], heard.append) == 1 and len(heard) == 2
 
 
 @pytest.mark.parametrize("effort", ["low", "medium"])

@@ -58,13 +58,26 @@ class Pace:
 
 @dataclass(frozen=True)
 class Evolved:
-    """The best state, what it and the first one lose on all samples, and how many states were measured."""
+    """The states that were the best so far, with what they lose on all samples, and how many were measured.
 
-    levels: Levels
-    before: float
-    after: float
+    The first of `path` is the one that the search started from, the last the best.
+    """
+
+    path: tuple[tuple[Levels, float], ...]
     evaluations: int
     generations: int
+
+    @property
+    def levels(self) -> Levels:
+        return self.path[-1][0]
+
+    @property
+    def before(self) -> float:
+        return self.path[0][1]
+
+    @property
+    def after(self) -> float:
+        return self.path[-1][1]
 
 
 def evolve(
@@ -81,11 +94,11 @@ def evolve(
     """
     seen = _Seen(fitness, pace.evaluations)
     search = _Search(task, pace, solve, seen, _Factors(task), np.random.default_rng(pace.seed))
-    parent, before = start, seen(start, pace.samples[-1])
-    search.factors.learn(start, before)
-    least, generations = before, 0
+    path, generations = [(start, seen(start, pace.samples[-1]))], 0
+    search.factors.learn(*path[0])
     while seen.left > 0:
         step = pace.coarsest / 2 ** int(_HALVED * (1 - seen.left / max(pace.evaluations, 1)))
+        parent, least = path[-1]
         proposed = list(search.offspring(parent, step))
         if not proposed:
             break
@@ -93,9 +106,9 @@ def evolve(
         generations += 1
         loss = seen(winner, pace.samples[-1])
         if loss < least:
-            parent, least = winner, loss
-        told(pace.evaluations - seen.left, least)
-    return Evolved(parent, before, least, pace.evaluations - seen.left, generations)
+            path.append((winner, loss))
+        told(pace.evaluations - seen.left, path[-1][1])
+    return Evolved(tuple(path), pace.evaluations - seen.left, generations)
 
 
 class _Seen:

@@ -26,6 +26,7 @@ from graphprune.calibrate.knowledge import Knowledge, threads_of
 from graphprune.model import save
 from graphprune.options import Calibrating
 from graphprune.plan import PruningPlan
+from graphprune.quality import told_feeds
 from graphprune.reconstruct.curves import curves
 from graphprune.reconstruct.mend import mend
 from graphprune.repair import divergences
@@ -79,7 +80,7 @@ def row(analysis: Analysis, known: Knowledge, plan: PruningPlan, args: argparse.
         corrections=args.corrections, threads=threads_of(analysis),
     )
     kept = analysis.costs(plan.sizes_of(coupling)).macs / analysis.dense.macs
-    lost: list[Any] = divergences(analysis, pruned, chosen, known)
+    lost: list[Any] = divergences(analysis, pruned, chosen, told_feeds(known))
     said = [f"{d.output}: KL {d.kl:.4f}" if d.kl is not None else f"{d.output}: cosine {d.cosine:.4f}" for d in lost]
     if not args.text:
         save(pruned, folder / "pruned.onnx")

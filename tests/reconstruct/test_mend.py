@@ -17,7 +17,7 @@ from graphprune.analysis import Analysis
 from graphprune.calibrate import Samples
 from graphprune.calibrate.knowledge import Knowledge, learn
 from graphprune.execute import evaluate, relative_error
-from graphprune.quality import measure
+from graphprune.quality import measure, told_feeds
 from graphprune.reconstruct.mend import Mended, Mode, mend
 from graphprune.rewrite import Chosen, arranged
 
@@ -93,7 +93,7 @@ def test_in_deep_nets_corrections_help() -> None:
         pruned = pruned_of(analysis, chosen)
         if corrections is not None:
             mend(analysis.model, pruned, analysis.coupling, chosen, learnt, corrections=corrections)
-        return measure(analysis.model, pruned, learnt)[0].relative
+        return measure(analysis.model, pruned, told_feeds(learnt))[0].relative
 
     plain, by_itself, last, all_of_them = (relative(n) for n in (None, 0, 1, 99))
     assert max(all_of_them, last) < 0.95 * by_itself < 0.6 * plain
@@ -217,10 +217,10 @@ def test_models_with_state_are_repaired() -> None:
     def arrange(arrays: Any) -> Any:
         return arranged(arrays, analysis.coupling, chosen)
 
-    plain = {d.output: d for d in measure(analysis.model, pruned_of(analysis, chosen), learnt, arrange)}
+    plain = {d.output: d for d in measure(analysis.model, pruned_of(analysis, chosen), told_feeds(learnt), arrange)}
     for sequential in (False, True):
         pruned, done = mended(analysis, learnt, chosen, sequential)
-        after = {d.output: d for d in measure(analysis.model, pruned, learnt, arrange)}
+        after = {d.output: d for d in measure(analysis.model, pruned, told_feeds(learnt), arrange)}
         assert {m.node for m in done} == {"n1_MatMul", "n4_MatMul"} and after.keys() == {y, "present_h"}
         assert after[y].relative < plain[y].relative
         assert after["present_h"].relative <= 1.02 * plain["present_h"].relative  # states are independent of each other
