@@ -178,7 +178,7 @@ def gained(outputs: Sequence[Divergence], than: Sequence[Divergence]) -> tuple[f
 
     The error is of the mean difference over samples, 0 where there are fewer than two, or others.
 
-    >>> gained(measure(dense, pruned, feeds), measure(dense, other, feeds))  # doctest: +SKIP
+    >>> gained(measure(dense, pruned, batches), measure(dense, other, batches))  # doctest: +SKIP
     (0.02, 0.005)
     """
     then = {d.output: d for d in than}

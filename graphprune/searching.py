@@ -22,7 +22,7 @@ from graphprune.assembled import Candidates, Compared, compared
 from graphprune.calibrate.knowledge import macs_of_sample, sample_scale
 from graphprune.calibrate.samples import Feed, rows_of
 from graphprune.costs import CostModel
-from graphprune.errors import TargetError
+from graphprune.errors import SessionError, TargetError
 from graphprune.plan import PruningPlan
 from graphprune.quality import Divergence, check_feeds, nearer, searching_feeds, together
 from graphprune.reconstruct.mend import evenly
@@ -112,7 +112,7 @@ def _confirmed(deciding: Deciding, path: Sequence[Chosen], progress: Progress) -
     """Return which model of a path to take, the last one being the best as candidates are refitted.
 
     Corrections in order, which no candidate has, take back more of one model's loss than of another's. So the first
-    and some others are repaired as the result will be, and the one is taken that loses least of samples that check
+    and some others are repaired as results are by default, and the one is taken that loses least of samples that check
     fits. Where nothing will be corrected, or repairs are too much work for that, the last is taken.
     """
     analysis, known = deciding.analysis, deciding.known
@@ -126,8 +126,11 @@ def _confirmed(deciding: Deciding, path: Sequence[Chosen], progress: Progress) -
     def repaired(k: int) -> tuple[Divergence, ...]:
         progress(f"search: repairing model {k} of {len(path) - 1} on the way")
         pruned = rearranged(analysis.model, analysis.coupling, path[k])
-        mended(analysis, pruned, path[k], known, known.effort)
-        return divergences(analysis, pruned, path[k], check_feeds(known))
+        try:
+            mended(analysis, pruned, path[k], known, known.effort)
+            return divergences(analysis, pruned, path[k], check_feeds(known))
+        except SessionError:  # as of candidates: the loss of what does not run is infinite
+            return ()
 
     return min((0, *others), key=lambda k: together(repaired(k)))
 
