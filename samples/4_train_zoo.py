@@ -189,8 +189,17 @@ def train(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> N
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=peak, total_steps=recipe.epochs * steps, pct_start=0.2, cycle_momentum=False
     )
+    fit(model, images, labels, recipe.epochs, optimizer, schedule)
+
+
+def fit(
+    model: nn.Module, images: Tensor, labels: Tensor, epochs: int,
+    optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> None:  # fmt: skip
+    """Run ``model`` over augmented images for so many epochs, a step of the optimiser and the schedule per batch."""
+    steps = len(images) // BATCH_SIZE
     model.train()
-    for epoch in range(recipe.epochs):
+    for epoch in range(epochs):
         start, total, order = time.perf_counter(), 0.0, torch.randperm(len(images))
         for step in range(steps):
             chosen = order[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]
@@ -204,7 +213,7 @@ def train(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> N
             schedule.step()
             total += loss.item()
         seconds = time.perf_counter() - start
-        print(f"  epoch {epoch + 1}/{recipe.epochs}: loss {total / steps:.4f}, {seconds:.0f} s", flush=True)
+        print(f"  epoch {epoch + 1}/{epochs}: loss {total / steps:.4f}, {seconds:.0f} s", flush=True)
 
 
 def export(model: nn.Module, path: Path, fold: bool) -> None:
