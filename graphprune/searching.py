@@ -102,14 +102,16 @@ def improved(deciding: Deciding, plan: PruningPlan, budget: Budget, progress: Pr
     path, raised = list(found.path), filled(posed.task, found.levels)
     if raised != found.levels and (loss := candidates(raised, len(feeds))) < found.after:
         path.append((raised, loss))
-    levels, after = path[_confirmed(deciding, [chosen(x) for x, _ in path], progress)]
+    levels, after = path[_confirmed(deciding, [x for x, _ in path], chosen, progress)]
     said = Searched(found.evaluations, found.generations, found.before, after, samples)
     better = deciding.plan(posed.counts(levels), budget) if levels != start else plan
     return replace(better, meta={**better.meta, "search": said.record()})
 
 
-def _confirmed(deciding: Deciding, path: Sequence[Chosen], progress: Progress) -> int:
-    """Return which model of a path to take, the last one being the best as candidates are refitted.
+def _confirmed(
+    deciding: Deciding, path: Sequence[Levels], chosen: Callable[[Levels], Chosen], progress: Progress
+) -> int:
+    """Return which state of a path to take, the last one being the best as candidates are refitted.
 
     Corrections in order, which no candidate has, take back more of one model's loss than of another's. So the first
     and some others are repaired as results are by default, and the one is taken that loses least of samples that check
@@ -125,10 +127,11 @@ def _confirmed(deciding: Deciding, path: Sequence[Chosen], progress: Progress) -
 
     def repaired(k: int) -> tuple[Divergence, ...]:
         progress(f"search: repairing model {k} of {len(path) - 1} on the way")
-        pruned = rearranged(analysis.model, analysis.coupling, path[k])
+        kept = chosen(path[k])
+        pruned = rearranged(analysis.model, analysis.coupling, kept)
         try:
-            mended(analysis, pruned, path[k], known, known.effort)
-            return divergences(analysis, pruned, path[k], check_feeds(known))
+            mended(analysis, pruned, kept, known, known.effort)
+            return divergences(analysis, pruned, kept, check_feeds(known))
         except SessionError:  # as of candidates: the loss of what does not run is infinite
             return ()
 

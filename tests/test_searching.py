@@ -129,16 +129,22 @@ def test_a_plan_gets_better_at_no_higher_cost(decide: Deciding, monkeypatch: pyt
 def test_what_is_found_is_confirmed_after_the_whole_repair(decide: Deciding, monkeypatch: pytest.MonkeyPatch) -> None:
     """That model of a path is taken that loses least once it is repaired as results are."""
     heard: list[str] = []
-    mild, harsh = (keeping(decide.analysis, share) for share in (0.75, 0.25))
-    assert searching._confirmed(decide, [mild, harsh], heard.append) == 0
-    assert searching._confirmed(decide, [harsh, harsh, mild], silent) == 2
-    assert searching._confirmed(decide, [mild], silent) == 0
+    mild, harsh = (0,), (1,)
+
+    def confirmed(*path: tuple[int, ...]) -> int:
+        models = [keeping(decide.analysis, share) for share in (0.75, 0.25)]
+        return searching._confirmed(decide, path, lambda levels: models[levels[0]], heard.append)
+
+    assert confirmed(mild, harsh) == 0
     assert len(heard) == 2 and all("repairing model" in text for text in heard)
+    assert confirmed(harsh, harsh, mild) == 2
+    heard.clear()
+    assert confirmed(mild) == 0
     with monkeypatch.context() as patched:
         patched.setattr(searching, "_CONFIRMING", 0.0)  # nothing may be repaired to see: the candidates' word counts
-        assert searching._confirmed(decide, [mild, harsh], heard.append) == 1
+        assert confirmed(mild, harsh) == 1
     monkeypatch.setattr(repair, "_CORRECTIONS", {"high": (0, 0)})  # candidates are all that results will be
-    assert searching._confirmed(decide, [mild, harsh], heard.append) == 1 and len(heard) == 2
+    assert confirmed(mild, harsh) == 1 and not heard
 
 
 @pytest.mark.parametrize("effort", ["low", "medium"])
