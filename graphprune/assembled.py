@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from graphprune.allocate.knapsack import Levels
 
 Array = npt.NDArray[Any]
+MEMORY = 1e9
+"""Bytes of refits that candidates keep in memory; more are in files."""
 _ENTRIES = 8_000_000  # of one output and feed that are compared: rows of more are thinned out
 _AXES = 3  # an output with more axes is a map of features, and stays whole
 _IN_MEMORY = 500_000_000  # bytes of dense outputs; more are kept in files

@@ -18,16 +18,15 @@ from graphprune.allocate import Budget, Decide
 from graphprune.allocate.evolve import Pace, evolve
 from graphprune.allocate.knapsack import Levels, Task, filled, greedy
 from graphprune.allocate.lagrange import relaxed
-from graphprune.assembled import Candidates, Compared, compared
+from graphprune.assembled import MEMORY, Candidates, Compared, compared
 from graphprune.calibrate.knowledge import macs_of_sample, sample_scale
 from graphprune.calibrate.samples import Feed, rows_of
+from graphprune.confirming import settled
 from graphprune.costs import CostModel
-from graphprune.errors import SessionError, TargetError
+from graphprune.errors import TargetError
 from graphprune.plan import PruningPlan
-from graphprune.quality import Divergence, check_feeds, nearer, searching_feeds, together
-from graphprune.reconstruct.mend import evenly
-from graphprune.repair import divergences, look_work, mended, mending_work
-from graphprune.rewrite import Chosen, rearranged
+from graphprune.quality import nearer, searching_feeds, together
+from graphprune.rewrite import Chosen
 from graphprune.scale.candidates import cost_of
 
 if TYPE_CHECKING:
@@ -45,11 +44,8 @@ _SHARE = 0.4  # of all samples, what a candidate is run on in the mean
 _LEVELS = (8, 32)  # of one group that are looked at: each is a refit of its readers
 _REFITS = 5e12  # multiplications that all of them may take, down to the fewer levels
 _SOLVED = 8  # solutions of a layer's system that one refit takes
-_CONFIRMING = 0.5  # of the work of all candidates, what repairs may take that confirm what was found
-_FINALISTS = 6  # that are repaired, besides the first
 _TIMED = 2
 _ROUNDING = 1e-6
-_MEMORY = 1e9  # bytes of refits in memory; more are in files
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,7 @@ def improved(deciding: Deciding, plan: PruningPlan, budget: Budget, progress: Pr
         return deciding.plan(posed.counts(levels), budget).chosen(analysis.coupling)
 
     progress("search: running the dense model")
-    candidates = Candidates(analysis, known, chosen, _runs(deciding, feeds), _MEMORY)
+    candidates = Candidates(analysis, known, chosen, _runs(deciding, feeds), MEMORY)
     stages = tuple(dict.fromkeys((max(1, len(feeds) // _FEW), len(feeds))))
     pace = Pace(evaluations, stages, seed=known.seed)
 
@@ -102,40 +98,11 @@ def improved(deciding: Deciding, plan: PruningPlan, budget: Budget, progress: Pr
     path, raised = list(found.path), filled(posed.task, found.levels)
     if raised != found.levels and (loss := candidates(raised, len(feeds))) < found.after:
         path.append((raised, loss))
-    levels, after = path[_confirmed(deciding, [x for x, _ in path], chosen, progress)]
+    asked = len(feeds), WORK[known.effort]
+    levels, after = path[settled(deciding, [x for x, _ in path], chosen, asked, progress)]
     said = Searched(found.evaluations, found.generations, found.before, after, samples)
     better = deciding.plan(posed.counts(levels), budget) if levels != start else plan
     return replace(better, meta={**better.meta, "search": said.record()})
-
-
-def _confirmed(
-    deciding: Deciding, path: Sequence[Levels], chosen: Callable[[Levels], Chosen], progress: Progress
-) -> int:
-    """Return which state of a path to take, the last one being the best as candidates are refitted.
-
-    Corrections in order, which no candidate has, take back more of one model's loss than of another's. So the first
-    and some others are repaired as results are by default, and the one is taken that loses least of samples that check
-    fits. Where nothing will be corrected, or repairs are too much work for that, the last is taken.
-    """
-    analysis, known = deciding.analysis, deciding.known
-    corrections = mending_work(analysis, known, known.effort)
-    each = corrections + look_work(analysis, known)
-    affordable = int(WORK[known.effort] * _CONFIRMING / each) if corrections else 0
-    others = evenly(range(1, len(path)), min(affordable - 1, _FINALISTS))
-    if not others:
-        return len(path) - 1
-
-    def repaired(k: int) -> tuple[Divergence, ...]:
-        progress(f"search: repairing model {k} of {len(path) - 1} on the way")
-        kept = chosen(path[k])
-        pruned = rearranged(analysis.model, analysis.coupling, kept)
-        try:
-            mended(analysis, pruned, kept, known, known.effort)
-            return divergences(analysis, pruned, kept, check_feeds(known))
-        except SessionError:  # as of candidates: the loss of what does not run is infinite
-            return ()
-
-    return min((0, *others), key=lambda k: together(repaired(k)))
 
 
 def searched(decide: Decide, budget: Budget, costs: CostModel, progress: Progress) -> PruningPlan:
@@ -169,7 +136,7 @@ def less_lost(
         return plan
     progress("comparing plans")
     chosen = [p.chosen(decide.analysis.coupling) for p in plans]
-    made = Candidates(decide.analysis, decide.known, lambda levels: chosen[levels[0]], _runs(decide, feeds), _MEMORY)
+    made = Candidates(decide.analysis, decide.known, lambda levels: chosen[levels[0]], _runs(decide, feeds), MEMORY)
     found = [made.outputs((k,), len(feeds)) for k in range(len(plans))]
     least = min(range(len(plans)), key=lambda k: together(found[k]))
     return plans[least] if nearer(found[least], found[0]) else plan

@@ -12,7 +12,7 @@ import pytest
 from layered import keeping, known, pruned_of
 from oracles import Net
 
-from graphprune import assembled, repair, searching, speed
+from graphprune import assembled, confirming, repair, searching, speed
 from graphprune.accuracy import Deciding, deciding
 from graphprune.allocate import Budget
 from graphprune.analysis import silent
@@ -25,8 +25,9 @@ from graphprune.machine.counted import Counted
 from graphprune.machine.latency import Latency
 from graphprune.machine.mixed import Mixed
 from graphprune.plan import PruningPlan
-from graphprune.quality import Comparison, Divergence, check_feeds, searching_feeds, told_feeds
+from graphprune.quality import Comparison, Divergence, check_feeds, searching_feeds, together, told_feeds
 from graphprune.reconstruct.mend import mend
+from graphprune.repair import divergences
 from graphprune.runtime import Runtime, run
 
 
@@ -126,25 +127,58 @@ def test_a_plan_gets_better_at_no_higher_cost(decide: Deciding, monkeypatch: pyt
     assert again.keep == better.keep and again.meta["search"] == told
 
 
-def test_what_is_found_is_confirmed_after_the_whole_repair(decide: Deciding, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That model of a path is taken that loses least once it is repaired as results are."""
+def test_the_last_word_is_with_samples_that_nothing_is_fitted_to(
+    decide: Deciding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That state of a path is taken that loses least once it is repaired as results are, but apart from those."""
     heard: list[str] = []
     mild, harsh = (0,), (1,)
+    repaired: list[bool] = []
 
-    def confirmed(*path: tuple[int, ...]) -> int:
+    def mended(*asked: Any) -> None:
+        repaired.append(asked[3].apart)
+        repair.mended(*asked)
+
+    monkeypatch.setattr(confirming, "mended", mended)
+
+    def taken(*path: tuple[int, ...], work: float = 3e13) -> int:
         models = [keeping(decide.analysis, share) for share in (0.75, 0.25)]
-        return searching._confirmed(decide, path, lambda levels: models[levels[0]], heard.append)
+        heard.clear()
+        repaired.clear()
+        return confirming.settled(decide, path, lambda levels: models[levels[0]], (3, work), heard.append)
 
-    assert confirmed(mild, harsh) == 0
-    assert len(heard) == 2 and all("repairing model" in text for text in heard)
-    assert confirmed(harsh, harsh, mild) == 2
-    heard.clear()
-    assert confirmed(mild) == 0
-    with monkeypatch.context() as patched:
-        patched.setattr(searching, "_CONFIRMING", 0.0)  # nothing may be repaired to see: the candidates' word counts
-        assert confirmed(mild, harsh) == 1
-    monkeypatch.setattr(repair, "_CORRECTIONS", {"high": (0, 0)})  # candidates are all that results will be
-    assert confirmed(mild, harsh) == 1 and not heard
+    assert taken(mild, harsh) == 0
+    assert len(heard) == 2 and all("repairing model" in text for text in heard) and repaired == [True, True]
+    assert taken(harsh, harsh, mild) == 2
+    assert taken(mild) == 0 and not heard
+    assert taken(mild, harsh, work=0.0) == 1 and not heard  # nothing may be repaired to see: candidates' word counts
+    look = repair.look_work(decide.analysis, decide.known)
+    assert taken(mild, harsh, work=5 * look) == 0 and len(heard) == 2 and not repaired  # refitted, as candidates are
+    monkeypatch.setattr(repair, "_CORRECTIONS", {"high": (0, 0)})
+    assert taken(mild, harsh) == 0 and taken(harsh, mild) == 1 and len(heard) == 2 and not repaired
+
+
+@pytest.mark.parametrize("order", [False, True])
+def test_samples_that_check_fits_are_kept_apart_where_that_is_asked_for(order: bool) -> None:
+    """A layer with more columns than there are samples loses nothing of those that it is fitted to."""
+    net = Net()
+    hidden = net("Relu", net.gemm(net.input("x", [None, 48]), 48, 64, name="w"))
+    head = net("Mul", net.gemm(hidden, 64, 6, name="head"), net.const(np.float32(1e-2)))
+    analysis, learnt = known(net.output(head), 40)
+    chosen = keeping(analysis, 0.5)
+
+    feeds = list(check_feeds(learnt))
+
+    def lost(apart: bool) -> float:
+        """Return what is lost of the samples that check fits."""
+        asked = replace(learnt, apart=apart)
+        if not order:
+            return Candidates(analysis, asked, lambda levels: chosen, compared(analysis, feeds), 1e9)((0,), len(feeds))
+        pruned = pruned_of(analysis, chosen)
+        repair.mended(analysis, pruned, chosen, asked, "high")
+        return together(divergences(analysis, pruned, chosen, feeds))
+
+    assert 0 < lost(apart=False) < 0.8 * lost(apart=True)
 
 
 @pytest.mark.parametrize("effort", ["low", "medium"])

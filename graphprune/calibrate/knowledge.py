@@ -29,8 +29,9 @@ class Knowledge:
     """Samples, who contracts what, and statistics of it; `batch` is how many samples go into one run.
 
     `turns` says by how much the block turns that a node ends, `labelled` has the samples with labels where there
-    are any; `effort` is how much may be run to learn more, `pool` where. Mutable only in what it remembers of what
-    was computed from it.
+    are any; `effort` is how much may be run to learn more, `pool` where. `apart`: fits are not made again from the
+    samples that checked them too, so that what a model loses there is no smaller than elsewhere. Mutable only in what
+    it remembers of what was computed from it.
     """
 
     samples: Samples
@@ -42,6 +43,7 @@ class Knowledge:
     labelled: Samples | None = None
     effort: str = "medium"
     pool: Pool = field(default_factory=Pool)
+    apart: bool = False
     _made: dict[Hashable, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:

@@ -89,36 +89,38 @@ def attempted(
     return Attempts(tuple(tried), tuple(errors), moved, check.errors(old), (check.energies, check.target), biased)
 
 
-def chosen_repair(whole: Moments, weight: Matrix, choice: Choice, biased: bool = True) -> Refit:
-    """Return the repair that was chosen, made from the rows of both parts."""
+def chosen_repair(rows: Moments, weight: Matrix, choice: Choice, biased: bool = True) -> Refit:
+    """Return the repair that was chosen, made from rows: of both parts, or of those to fit to only."""
     if choice.lam is not None:
-        made = refitted(whole, weight, choice.lam, biased)
+        made = refitted(rows, weight, choice.lam, biased)
     elif choice.moved:
-        made = unchanged(whole, weight, biased)
+        made = unchanged(rows, weight, biased)
     else:
-        made = Refit(weight, np.zeros(len(whole.target)), None)
+        made = Refit(weight, np.zeros(len(rows.target)), None)
     return replace(made, error=choice.error, plain=choice.plain)
 
 
 def repair(
-    fit: Moments, check: Moments, weight: Matrix, lams: Sequence[float] | None = None, biased: bool = True
+    fit: Moments, check: Moments, weight: Matrix, lams: Sequence[float] | None = None, biased: bool = True, *,
+    apart: bool = False,
 ) -> Refit:
     """Return the best repair that check rows confirm: a refit, else the compensated bias, else nothing.
 
-    A refit that is used is made again from the rows of both parts, with the strength chosen. `error` and `plain`
-    are those on the check rows, by the weights fitted without them.
+    A refit that is used is made again from the rows of both parts, with the strength chosen, unless these are to be
+    kept `apart`. `error` and `plain` are those on the check rows, by the weights fitted without them.
     """
     old = weight.astype(np.float64, copy=False)
     choice = attempted(fit, check, old, lams, biased).choice()
-    return chosen_repair(fit.merged(check), old, choice, biased)
+    return chosen_repair(fit if apart else fit.merged(check), old, choice, biased)
 
 
 def confirmed(
-    fit: Moments, check: Moments | None, weight: Matrix, lams: Sequence[float] | None = None, biased: bool = True
+    fit: Moments, check: Moments | None, weight: Matrix, lams: Sequence[float] | None = None, biased: bool = True, *,
+    apart: bool = False,
 ) -> Refit:
     """Return the repair that check rows confirm; nothing is repaired where there are none."""
     if check is not None:
-        return repair(fit, check, weight, lams, biased)
+        return repair(fit, check, weight, lams, biased, apart=apart)
     error = fit.error(weight) / fit.scale(biased)
     return Refit(weight, np.zeros(len(fit.target)), None, error, error)
 

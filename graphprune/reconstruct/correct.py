@@ -104,7 +104,8 @@ class Corrector:
         found = []
         for g, (b, refit) in enumerate(zip(biases, old, strict=True)):
             moments = _paired(fit[g], b)
-            made = confirmed(moments, _paired(check[g], b) if check is not None else None, refit.weight)
+            held = _paired(check[g], b) if check is not None else None
+            made = confirmed(moments, held, refit.weight, apart=self.both.known.apart)
             found.append(_matched(made, moments, fit[g]) if matched and made.lam is not None else made)
         return found
 

@@ -167,7 +167,8 @@ def _symmetric(each: Layer, coupling: Coupling, known: Knowledge, strengths: Seq
         fit, check = (moments_of(g, part, matrix, biased) if g is not None else None for g in sums)
         assert fit is not None
         weight = matrix[part.block][np.ix_(part.columns, part.outputs)]
-        refits.append(confirmed(fit, check, weight, () if each.consumer.frozen else strengths, biased))
+        lams = () if each.consumer.frozen else strengths
+        refits.append(confirmed(fit, check, weight, lams, biased, apart=known.apart))
     return refits
 
 

@@ -114,7 +114,8 @@ class Reused:
 
     def _made(self, each: Layer, part: Part, choice: Choice) -> tuple[Matrix, ...]:
         fit, check, weight = self._problem(each, part)
-        made = chosen_repair(fit if check is None else fit.merged(check), weight, choice, each.biased)
+        rows = fit if check is None or self.known.apart else fit.merged(check)
+        made = chosen_repair(rows, weight, choice, each.biased)
         return made.weight.astype(np.float32), made.bias
 
     def _problem(self, each: Layer, part: Part) -> tuple[Moments, Moments | None, Matrix]:

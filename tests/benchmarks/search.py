@@ -125,8 +125,8 @@ def main() -> None:
         print(
             f"{row['model']:12} held back {one['held_back']:.4f} -> {more['held_back']:.4f}, other data "
             f"{one['other_data']:.4f} -> {more['other_data']:.4f} ({more['other_data'] / one['other_data'] - 1:+.0%}), "
-            f"{told.get('evaluations', 0)} candidates in {row['seconds']:.0f} s, searched {told.get('before', 0):.4f} "
-            f"-> {told.get('after', 0):.4f}",
+            f"speed-up {one['speedup']:.2f} -> {more['speedup']:.2f}, {told.get('evaluations', 0)} candidates in "
+            f"{row['seconds']:.0f} s, searched {told.get('before', 0):.4f} -> {told.get('after', 0):.4f}",
             flush=True,
         )
         if args.json is not None:
