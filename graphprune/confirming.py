@@ -36,10 +36,10 @@ def settled(
     """Return which state of a path to take, the last one being the best as candidates are refitted.
 
     Corrections in order, which no candidate has, take back more of one model's loss than of another's. So the first
-    and some others are repaired as results are by default, and the one is taken that loses least of samples that
-    neither the search nor the repair has seen. Where nothing will be corrected, or that is too much work, they are
-    refitted as candidates are. `asked` is how many batches candidates are compared on, and the work that all of
-    them may take.
+    and some others are repaired as results are by default, and the one is taken that loses least of samples that were
+    neither searched on nor fitted to (they choose how strong refits are, and no more). Where nothing will be corrected,
+    or that is too much work, they are refitted as candidates are. `asked` is how many batches candidates are compared
+    on, and the work that all of them may take.
 
     >>> settled(deciding, [start, better, best], chosen, (8, 3e13), print)  # doctest: +SKIP
     2
@@ -52,7 +52,7 @@ def settled(
     others = evenly(range(1, len(path)), min(int(work / each) - 1, _FINALISTS))
     if not others:
         return len(path) - 1
-    lost = (_corrected if whole else _refitted)(analysis, known, chosen, feeds)
+    lost = _corrected(analysis, known, chosen) if whole else _refitted(analysis, known, chosen, feeds)
 
     def told(k: int) -> float:
         progress(f"search: repairing model {k} of {len(path) - 1} on the way")
@@ -61,7 +61,7 @@ def settled(
     return min((0, *others), key=told)
 
 
-def _corrected(analysis: Analysis, known: Knowledge, chosen: Callable[[Levels], Chosen], _: int) -> Lost:
+def _corrected(analysis: Analysis, known: Knowledge, chosen: Callable[[Levels], Chosen]) -> Lost:
     """Return what says how much a state loses that is repaired as results are."""
 
     def lost(levels: Levels) -> float:
