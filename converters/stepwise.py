@@ -101,13 +101,16 @@ def prune_in_steps(
         progress(f"step {k + 1}/{steps.count}: pruning")
         smaller, found = kept.pruned()
         if smaller is None:
-            before = records[0]["dense"] if records else {}
-            part = steps.part(k, before, records[-1]["after"] if records else {})
+            before, last = (records[0]["dense"], records[-1]["after"]) if records else ({}, {})
+            part = steps.part(k, before, last)
             options = {"layers": False, "time": False, "turn": False, "seed": asked.seed, **given, **steps.options}
             result = prune(now, target=part, progress=progress, **options)
             report = plain(dict(result.report))
             smaller, found = result.ir_model, {"dense": before or report["before"], "after": report["after"],
                                                "plan": result.plan.to_json()}  # fmt: skip
+            if "latency" in part:
+                found["dense"]["latency"] = 1.0
+                found["after"]["latency"] = _left(result.plan, last.get("latency", 1.0))
             kept.keep_pruned(smaller, found)
         whole = replace(asked, epochs=steps.epochs(k, asked.epochs))
         plans = [*plans, PruningPlan.from_json(found["plan"])]
@@ -120,6 +123,11 @@ def prune_in_steps(
         kept.keep(now, records, plans)
     plan, why = _composed(dense, plans, now)
     return Stepped(now, {**records[-1], "steps": records, "no_plan": why}, plan)
+
+
+def _left(plan: PruningPlan, before: float) -> float:
+    """Return how much of the dense model's latency is left after a plan, as measured, if that much was left before."""
+    return float(before / (plan.meta["speed"]["measured"] if "speed" in plan.meta else 1.0))
 
 
 def _calibration(dense: ir.Model, data: Calibration, labels: str | None, seed: int) -> dict[str, Any]:

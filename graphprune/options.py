@@ -65,6 +65,7 @@ class Looking:
 class Choosing:
     """How it is decided what goes: criterion, budget, patterns; see `score` and `allocate`.
 
+    A target of `latency` is measured, as a speed-up is, and becomes one: 0.5 of the latency is `speedup` 2.
     `layers`: residual branches may go as a whole where trials tell what that costs.
     `machine` is the file of another machine's times (`graphprune profile-machine`), for latency there.
     """
@@ -82,6 +83,16 @@ class Choosing:
     exclude: tuple[str, ...] = ()
     layers: bool = True
     machine: Any = None
+
+    def __post_init__(self) -> None:
+        kept = self.targets.get("latency")
+        if kept is None:
+            return
+        if self.speedup is not None:
+            raise UsageError("--speedup and a target of latency say the same thing: give one of them")
+        others = {k: v for k, v in self.targets.items() if k != "latency"}
+        object.__setattr__(self, "targets", others if kept < 1 else {"macs": 1.0, **others})
+        object.__setattr__(self, "speedup", 1 / kept if kept < 1 else None)
 
     def settled(self, calibrated: bool) -> tuple[str, Allocation]:
         """Return criterion and allocation with `auto` resolved; raises UsageError where they contradict each other.

@@ -84,14 +84,14 @@ def eased(choosing: Choosing, share: float) -> tuple[str, Choosing]:
     >>> eased(Choosing(targets={"macs": 0.25}), 0.5)[0]
     'macs_0.625'
     """
-    if choosing.speedup is not None:
-        speedup = round(1 + (choosing.speedup - 1) * share, 3)
-        return f"speedup_{speedup:.3f}", replace(choosing, speedup=speedup)
     if choosing.sparsity is not None:
         sparsity = round(choosing.sparsity * share, 4)
         return f"sparsity_{sparsity:.3f}", replace(choosing, sparsity=sparsity)
     targets = {kind: round(1 - (1 - kept) * share, 4) for kind, kept in choosing.targets.items()}
-    return "_".join(f"{kind}_{kept:.3f}" for kind, kept in targets.items()), replace(choosing, targets=targets)
+    speedup = None if choosing.speedup is None else round(1 + (choosing.speedup - 1) * share, 3)
+    named = {**({} if speedup is None else {"speedup": speedup}), **targets}
+    name = "_".join(f"{kind}_{amount:.3f}" for kind, amount in named.items())
+    return name, replace(choosing, speedup=speedup, targets=targets)
 
 
 def curve(analysis: Analysis, order: Order, along: Along, progress: Progress = silent) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def curve(analysis: Analysis, order: Order, along: Along, progress: Progress = s
     evaluator = Evaluator.of(analysis, metric, progress) if metric is not None else None
     effort = order.calibrating.effort
     analysis, known, repairing = begun(analysis, replace(order, choosing=choosing, checking=checking), progress)
-    analysis = priced(analysis, choosing, effort, progress)
+    analysis = priced(analysis, choosing)
     wanted = [eased(choosing, (k + 1) / along.points) for k in range(along.points)]
     points, earlier = list[Point](), _earlier(along)
     with ExitStack() as stack:

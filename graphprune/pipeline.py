@@ -29,7 +29,7 @@ from graphprune.options import Calibrating, Checking, Choosing, Looking, spelled
 from graphprune.order import Order
 from graphprune.output import MARK, guard_data, workspace
 from graphprune.plan import PruningPlan
-from graphprune.pricing import align_of, budget_of, priced, remarked
+from graphprune.pricing import align_of, budget_of, priced
 from graphprune.prove import Proof, prove
 from graphprune.repair import Repairing
 from graphprune.result import Result
@@ -68,9 +68,7 @@ def make_plan(
     if not coupling.groups:
         reasons = "; ".join(dict.fromkeys(reason for _, reason, _ in coupling.pins()))
         raise NothingPrunable(f"every axis of every weight is pinned: {reasons[:300] or 'no axis is free'}")
-    if choosing.speedup is not None and "latency" in choosing.targets:
-        raise UsageError("--speedup and a target of latency say the same thing: give one of them")
-    analysis = priced(analysis, choosing, effort, progress)
+    analysis = priced(analysis, choosing)
     progress("scoring")
     decide = decider(analysis, choosing, known, progress)
     progress("allocating")
@@ -84,7 +82,7 @@ def make_plan(
         plan = less_lost(decide, plan, asked, (choosing.speedup, machine), progress)
         plan = faster(decide, plan, asked, (choosing.speedup, machine), progress)
     else:
-        plan = remarked(searched(decide, budget, analysis.costs, progress), analysis.costs)
+        plan = searched(decide, budget, analysis.costs, progress)
     return named(decide.swapped(plan, progress) if isinstance(decide, Deciding) else plan, analysis)
 
 
@@ -256,7 +254,7 @@ def carry_out(analysis: Analysis, order: Order, output: Path | None = None, prog
     analysis, known, repairing = begun(analysis, order, progress)
     plan = order.plan
     if plan is None:
-        analysis = priced(analysis, choosing, asked.effort, progress)
+        analysis = priced(analysis, choosing)
         plan = make_plan(analysis, choosing, progress, known, asked.effort)
         if repairing is not None and known is not None and asked.effort != "low" and order.onset:
             budget = budget_of(choosing, known is not None)

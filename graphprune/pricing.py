@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from graphprune.allocate import Budget
 from graphprune.allocate.align import detect_alignment
-from graphprune.analysis import Analysis, Progress
-from graphprune.costs import CostModel
+from graphprune.analysis import Analysis
 from graphprune.errors import UsageError
 from graphprune.machine.energy import energy
-from graphprune.machine.latency import Latency
 from graphprune.machine.memory import memory
 from graphprune.options import Choosing
-from graphprune.plan import PruningPlan
 
 
 def budget_of(choosing: Choosing, calibrated: bool) -> Budget:
@@ -42,7 +37,7 @@ def align_of(choosing: Choosing) -> int:
     return detect_alignment() if choosing.align == "auto" else int(choosing.align)
 
 
-def priced(analysis: Analysis, choosing: Choosing, effort: str, progress: Progress) -> Analysis:
+def priced(analysis: Analysis, choosing: Choosing) -> Analysis:
     """Return the analysis with a price for every kind that has a target; those that it has are not priced again."""
     for kind in choosing.targets:
         if analysis.costs.columns_of(kind):
@@ -51,15 +46,4 @@ def priced(analysis: Analysis, choosing: Choosing, effort: str, progress: Progre
             analysis = analysis.pricing(memory(analysis.costs))
         elif kind == "energy-proxy":
             analysis = analysis.pricing(energy())
-        elif kind == "latency":
-            from graphprune.machine.known import know
-
-            found = know(analysis, align_of(choosing), choosing.machine, effort, progress)
-            analysis = analysis.pricing(found.latency)
     return analysis
-
-
-def remarked(plan: PruningPlan, costs: CostModel) -> PruningPlan:
-    """Write into a plan what is to be said of the prices that it was made by."""
-    remarks = [said for p in costs.pricings if isinstance(p, Latency) for said in p.remarks]
-    return replace(plan, meta={**plan.meta, "speed": {"trials": [], "remarks": remarks}}) if remarks else plan

@@ -190,9 +190,11 @@ def faster(
         better = improved(counted, start, limited, progress)
         if "search" not in better.meta or better.keep == plan.keep:
             break
-        found = {**plan.meta, **better.meta}
-        if known.foreign or (reached := measured(decide.analysis, better)) >= speedup * (1 - CLOSE):
-            return replace(better, meta=found)
+        reached = None if known.foreign else measured(decide.analysis, better)
+        if reached is None or reached >= speedup * (1 - CLOSE):
+            predicted = dense / costs(better.sizes_of(costs.coupling)).of("latency")
+            told = {**plan.meta.get("speed", {}), "predicted": predicted, "measured": reached}
+            return replace(better, meta={**plan.meta, **better.meta, "speed": told})
         progress(f"searched, but timed {reached:.2f}x: once more")
         allowed, start = allowed * reached / speedup, better
     return plan

@@ -64,7 +64,7 @@ def allocate_for_speed(
             continue
         predicted = costs(plan.sizes_of(analysis.coupling)).of("latency") / costs({}).of("latency")
         if known.foreign:
-            return _told(plan, known, speedup, [Trial(allowed, predicted, 1 / predicted, plan)])
+            return _told(Trial(allowed, predicted, 1 / predicted, plan), known, speedup, [])
         if any(t.plan.keep == plan.keep for t in trials):
             break
         trial = Trial(allowed, predicted, measured(analysis, plan), plan)
@@ -83,7 +83,7 @@ def allocate_for_speed(
             "ask for less, or lower --floor"
         )
     met = [t for t in enough if t.speedup >= speedup] or enough
-    return _told(min(met, key=lambda t: t.speedup).plan, known, speedup, trials)
+    return _told(min(met, key=lambda t: t.speedup), known, speedup, trials)
 
 
 def _next(
@@ -122,14 +122,15 @@ def measured_of(analysis: Analysis, chosen: Chosen) -> float:
         return speedup_of((dense, feed), (candidate, other), runtime, _SECONDS, clock_of(runtime))
 
 
-def _told(plan: PruningPlan, known: Known, speedup: float, trials: list[Trial]) -> PruningPlan:
-    """Write into a plan how its speed was found."""
+def _told(taken: Trial, known: Known, speedup: float, trials: list[Trial]) -> PruningPlan:
+    """Return the plan of a trial with how its speed was found; none was timed for another machine."""
     said: Mapping[str, Any] = {
         "asked": speedup,
         "machine": str(known.table.where),
-        "timed": not known.foreign,
+        "predicted": 1 / taken.predicted,
+        "measured": taken.speedup if trials else None,
         "by": known.latency.by,
         "trials": [t.to_json() for t in trials],
         "remarks": list(known.remarks),
     }
-    return replace(plan, meta={**plan.meta, "speed": said})
+    return replace(taken.plan, meta={**taken.plan.meta, "speed": said})

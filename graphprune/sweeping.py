@@ -112,13 +112,13 @@ def _budgets(
     """Read all budgets; raises UsageError."""
     from graphprune.options import parse_targets
 
-    if speedup is not None and not alone:
-        raise UsageError("--speedup is measured, and other workers would disturb that: use --jobs 1, or --target")
     found: list[dict[str, Any]] = [
         *({"sparsity": _number(s, "--sparsity")} for s in _words(sparsity or "")),
         *({"targets": parse_targets(_words(text))} for text in target or ()),
         *({"speedup": _number(s, "--speedup")} for s in _words(speedup or "")),
     ]
+    if not alone and any("speedup" in each or "latency" in each.get("targets", ()) for each in found):
+        raise UsageError("a speed-up is measured, and other workers would disturb that: use --jobs 1, or target MACs")
     if not found:
         raise UsageError("say how much to prune by --sparsity 0.3,0.5, --target macs=0.5 (repeatable) or --speedup")
     return found

@@ -113,6 +113,9 @@ def test_what_is_asked_for_on_the_way() -> None:
         "macs_0.600_params_0.750", Choosing(targets={"macs": 0.6, "params": 0.75})
     )  # fmt: skip
     assert eased(Choosing(speedup=3), 0.5) == ("speedup_2.000", Choosing(speedup=2.0))
+    assert eased(Choosing(targets={"latency": 0.5, "macs": 0.4}), 0.5) == (
+        "speedup_1.500_macs_0.700", Choosing(targets={"macs": 0.7}, speedup=1.5)
+    )
     assert eased(Choosing(0.6), 1 / 3) == ("sparsity_0.200", Choosing(0.2))
     with pytest.raises(UsageError, match="2 or more"):
         Along(Path("x"), 1)

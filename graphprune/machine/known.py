@@ -80,14 +80,13 @@ def know(
     if foreign:
         assert given is not None
         remarks.append(f"latency is that of another machine, as predicted: {given.where}")
-        latency = replace(priced(looked, table, own=False), remarks=tuple(remarks))
-        return Known(latency, looked, table, True, tuple(remarks))
+        return Known(priced(looked, table, own=False), looked, table, True, tuple(remarks))
     if not enough:
         table = table.with_records(records_of(profile for _, profile in looked.variants))
         if given is None:
             remarks += [said for said in (remember(table, folder()),) if said]
     latency = priced(looked, table, own=not enough).calibrated(_dense_ns(analysis))
-    return Known(replace(latency, remarks=tuple(remarks)), looked, table, False, tuple(remarks))
+    return Known(latency, looked, table, False, tuple(remarks))
 
 
 def _covered(looked: Looked, table: Table) -> bool:

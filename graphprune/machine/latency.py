@@ -23,8 +23,7 @@ _CALL = 10_000.0  # nanoseconds of a call
 
 @dataclass(frozen=True)
 class Latency:
-    """Prices nodes in nanoseconds: `roofs` by their keys, times `scale`; `fixed` is what a run takes beside its nodes;
-    `remarks` are to be said with it.
+    """Prices nodes in nanoseconds: `roofs` by their keys, times `scale`; `fixed` is what a run takes beside its nodes.
 
     >>> CostModel(coupling, (latency,))({}).of("latency")  # doctest: +SKIP
     7340000.0
@@ -35,7 +34,6 @@ class Latency:
     scale: float = 1.0
     fixed: float = 0.0
     columns: tuple[str, ...] = field(default=("latency",))
-    remarks: tuple[str, ...] = ()
     by: ClassVar[str] = "latency"
 
     def parts(self, costs: CostModel) -> Iterable[Part]:

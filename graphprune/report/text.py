@@ -196,16 +196,17 @@ def print_plan(console: Console, record: Mapping[str, Any], verbose: bool) -> No
 
 def _print_speed(console: Console, record: Mapping[str, Any]) -> None:
     """Print what was predicted of the speed and what was measured, and what is to be said of that."""
-    speed = record["plan"]["meta"].get("speed") or {"trials": [], "remarks": []}
-    for trial in speed["trials"][-1:]:
-        wrong = abs(trial["predicted"] / trial["measured"] - 1)
-        told = f"measured {trial['measured']:.2f}x"
-        by = _BY.get(speed.get("by", ""))
-        if by is not None:
-            console.print(f"{told}; widths by {by}, which lose less at the same speed here")
-            continue
-        told = f"{told} ({wrong:.1%} off), model {len(speed['trials'])} that was timed"
-        console.print(f"predicted {trial['predicted']:.2f}x, {told if speed['timed'] else 'not timed there'}")
+    speed = record["plan"]["meta"].get("speed")
+    if speed is None or "measured" not in speed:  # a plan of an earlier version
+        return
+    predicted, measured, by = speed["predicted"], speed["measured"], _BY.get(speed["by"])
+    if measured is None:
+        console.print(f"predicted {predicted:.2f}x, not timed there")
+    elif by is not None:
+        console.print(f"measured {measured:.2f}x; widths by {by}, which lose less at the same speed here")
+    else:
+        off, timed = abs(predicted / measured - 1), len(speed["trials"])
+        console.print(f"predicted {predicted:.2f}x, measured {measured:.2f}x ({off:.1%} off); models timed: {timed}")
     for remark in speed["remarks"]:
         _print_line(console, remark)
 

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 import onnx  # noqa: E402
 import small  # noqa: E402
 
-from graphprune import PruningPlan, prune  # noqa: E402
+from graphprune import PruningPlan, prune, speed  # noqa: E402
 from graphprune.calibrate.choice import parse_calibration  # noqa: E402
 from graphprune.converters.finetune import finetune  # noqa: E402
 from graphprune.converters.pytorch import to_module  # noqa: E402
@@ -24,6 +24,8 @@ from graphprune.converters.towards import penalty_of  # noqa: E402
 from graphprune.converters.tuning import Tuning  # noqa: E402
 from graphprune.errors import PlanError, UsageError  # noqa: E402
 from graphprune.execute import evaluate  # noqa: E402
+from graphprune.machine import known  # noqa: E402
+from graphprune.machine.counted import Counted  # noqa: E402
 from graphprune.model import load  # noqa: E402
 
 X = np.random.default_rng(0).standard_normal((192, 3, 8, 8)).astype(np.float32)
@@ -89,6 +91,25 @@ def test_the_plans_of_steps_are_one_plan(files: dict[str, Path], tmp_path: Path)
     assert shapes == {k: list(v.shape) for k, v in done.model.graph.initializers.items()}
     straight = prune_in_steps(files["dense"], steps, data, QUICK)
     assert straight.record["loss"] == pytest.approx(done.record["loss"], rel=1e-4)
+
+
+def test_steps_of_latency_are_measured_and_the_next_makes_up_for_it(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def reached(analysis: Any, decide: Any, budget: Any, speedup: float, *_: Any) -> PruningPlan:
+        asked.append(speedup)
+        plan = decide(replace(budget, targets={"macs": 1 / speedup}))
+        return replace(plan, meta={**plan.meta, "speed": {"measured": 1.1 * speedup}})
+
+    monkeypatch.setattr(speed, "allocate_for_speed", reached)
+    monkeypatch.setattr(known, "know", lambda *_: known.Known(Counted(), None, None, False))  # type: ignore[arg-type]
+    steps = Steps({"latency": 0.5}, 2, OPTIONS)
+    done = prune_in_steps(files["dense"], steps, parse_calibration(str(files["data"])), QUICK)
+    assert asked == pytest.approx([2**0.5, 2 / (1.1 * 2**0.5)])
+    left = [s["after"]["latency"] for s in done.record["steps"]]
+    assert left == pytest.approx([1 / (1.1 * 2**0.5), 1 / 2.2]) and done.record["dense"]["latency"] == 1
 
 
 def test_plans_follow_each_other() -> None:

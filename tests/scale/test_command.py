@@ -66,6 +66,7 @@ def data(folder: Path) -> Path:
     (("--target", "macs"), "not of the form"),
     (("--sparsity", 0.5, "--seed", "x"), "not a whole number"),
     (("--speedup", 2, "--jobs", 2), "use --jobs 1"),
+    (("--target", "latency=0.5", "--jobs", 2), "use --jobs 1"),
     (("--sparsity", 0.5, "--scheduler", "tcp://127.0.0.1:9"), "no Dask scheduler answers"),
 ])
 def test_what_is_wrong_is_told_in_one_line(net: Path, tmp_path: Path, options: tuple[Any, ...], said: str) -> None:
