@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -13,7 +14,7 @@ from graphprune.analysis import Analysis
 from graphprune.axes import Dim
 from graphprune.execute import runnable
 from graphprune.groups import Coupling
-from graphprune.machine.profile import Profile, profiles
+from graphprune.machine.profile import Profile, Timed, profiles
 from graphprune.machine.variants import Matching, Sized, widths
 from graphprune.ops.workloads import Seen, Workload, workload
 from graphprune.rewrite import arranged, rearranged
@@ -90,16 +91,39 @@ def profiled(
             chosen = {dim: np.arange(n) for dim, n in sizes.items()}
             model = rearranged(analysis.model, analysis.coupling, chosen) if sizes else analysis.model
             models.append((stack.enter_context(runnable(model)), arranged(feed, analysis.coupling, chosen)))
-        return profiles(models, analysis.looking.runtime, rounds, seconds)
+        found = profiles(models, analysis.looking.runtime, rounds, seconds)
+    owners = _owners(analysis.coupling)
+    return [None if profile is None else owned(profile, owners) for profile in found]
+
+
+def owned(profile: Profile, owners: Mapping[str, str]) -> Profile:
+    """Return a profile whose nodes have owners, and the same key as in other variants' profiles.
+
+    Nodes that the runtime puts in, such as changes of layout, are numbered by it as they come, and which come depends
+    on the widths. So they are called after the last node before them that is the model's own.
+    """
+    out: list[Timed] = []
+    last, taken = "", Counter[str]()
+    for node in profile.nodes:
+        owner = _owner(node.key, owners)
+        if owner is not None:
+            out.append(replace(node, owner=owner))
+            last = owner
+            continue
+        name = f"{node.seen.operator} after {last}"
+        key = f"{name}, {taken[name]}"
+        taken[name] += 1
+        out.append(replace(node, key=key, owner=last or key))
+    return Profile(tuple(out))
 
 
 def _nodes(coupling: Coupling, found: Sequence[tuple[Sizes, Profile]]) -> list[Node]:
     """Return the nodes of the dense model, with fixed sizes where those of the variants do not tell what they are."""
     matching = Matching(coupling, [sizes for sizes, _ in found])
     seen = [{n.key: n.seen for n in profile.nodes} for _, profile in found]
-    owners = _owners(coupling)
     out = []
-    for key, first in seen[0].items():
+    for node in found[0][1].nodes:
+        key, first = node.key, node.seen
         alike = [s[key] if key in s and _ranks(s[key]) == _ranks(first) else None for s in seen]
         sides = []
         for side in ("inputs", "outputs"):
@@ -110,7 +134,7 @@ def _nodes(coupling: Coupling, found: Sequence[tuple[Sizes, Profile]]) -> list[N
                 ]
                 operands.append((element, tuple(_sized(matching, c) for c in columns)))
             sides.append(tuple(operands))
-        out.append(Node(key, _owner(key, owners), first.operator, sides[0], sides[1]))
+        out.append(Node(key, node.owner, first.operator, sides[0], sides[1]))
     return out
 
 
@@ -129,13 +153,13 @@ def _owners(coupling: Coupling) -> dict[str, str]:
     return out | {op.name: op.name for op in coupling.graph.ops}
 
 
-def _owner(key: str, owners: Mapping[str, str]) -> str:
-    """Return the model's node that an optimised node is called after, the key itself where it is none."""
+def _owner(key: str, owners: Mapping[str, str]) -> str | None:
+    """Return the model's node that an optimised node is called after, None where it is none."""
     name = key.rpartition(":")[0]
     for candidate in (name, name.removesuffix("_nchwc"), *_shorter(name)):
         if candidate in owners:
             return owners[candidate]
-    return key
+    return None
 
 
 def _shorter(name: str) -> list[str]:

@@ -35,11 +35,15 @@ _ROW, _SETTLED = 32, 0.02  # runs in a row, and seconds, in which caches are a m
 
 @dataclass(frozen=True)
 class Timed:
-    """A node of the optimised graph: its key in the profile, what it was seen to do, and nanoseconds of a run."""
+    """A node of the optimised graph: its key in the profile, what it was seen to do, and nanoseconds of a run.
+
+    `owner` is the model's own node that it comes from, the key itself where none is known.
+    """
 
     key: str
     seen: Seen
     ns: float
+    owner: str = ""
 
 
 @dataclass(frozen=True)
