@@ -126,8 +126,12 @@ def prune_in_steps(
 
 
 def _left(plan: PruningPlan, before: float) -> float:
-    """Return how much of the dense model's latency is left after a plan, as measured, if that much was left before."""
-    return float(before / (plan.meta["speed"]["measured"] if "speed" in plan.meta else 1.0))
+    """Return how much of the dense model's latency is left after a plan, if that much was left before.
+
+    Measured, or predicted where it is another machine's; a plan that had nothing to remove says neither.
+    """
+    speed = plan.meta.get("speed", {})
+    return float(before / (speed.get("measured") or speed.get("predicted", 1.0)))
 
 
 def _calibration(dense: ir.Model, data: Calibration, labels: str | None, seed: int) -> dict[str, Any]:
