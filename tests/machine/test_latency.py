@@ -75,24 +75,21 @@ def test_every_width_is_found_in_the_profiles() -> None:
 
 def test_nodes_that_the_runtime_numbers_as_they_come_are_called_after_what_they_follow() -> None:
     """A change of layout that one variant lacks moves the numbers of all that come later."""
-    seen = Seen("Reorder", (), ())
+    seen, owners = Seen("Reorder", (), ()), {"conv": "c", "relu": "r"}
     names = {
         "first": ("conv:Conv", "Reorder:Reorder", "relu_nchwc:Relu", "Reorder_token_3:Reorder", "Reorder_4:Reorder"),
         "second": ("conv:Conv", "relu:Relu", "Reorder:Reorder", "Reorder_token_5:Reorder"),
     }
     found = {
-        k: owned(Profile(tuple(Timed(n, replace(seen, operator=n.rpartition(":")[2]), 1.0) for n in v)), OWNERS)
+        k: owned(Profile(tuple(Timed(n, replace(seen, operator=n.rpartition(":")[2]), 1.0) for n in v)), owners)
         for k, v in names.items()
     }
     keys = {k: [n.key for n in p.nodes] for k, p in found.items()}
     assert keys["first"][1] == "Reorder after c, 0"
     assert keys["first"][3:] == keys["second"][2:] == ["Reorder after r, 0", "Reorder after r, 1"]
     assert [n.owner for n in found["second"].nodes] == ["c", "r", "r", "r"]
-    alone = owned(Profile((Timed("Reorder:Reorder", seen, 1.0),)), OWNERS).nodes[0]
+    alone = owned(Profile((Timed("Reorder:Reorder", seen, 1.0),)), owners).nodes[0]
     assert alone.owner == alone.key  # nothing of the model was before it
-
-
-OWNERS = {"conv": "c", "relu": "r"}
 
 
 def test_widths_of_variants_are_allowed_and_tell_groups_apart() -> None:
